@@ -1,0 +1,279 @@
+package imagebuilder
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"hash"
+	"io"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Request is what a client asks for. The fields are those of asu's build
+// request (openwrt/asu asu/build_request.py) with the same meanings.
+type Request struct {
+	Distro           string   `json:"distro"`            // default "openwrt"
+	Version          string   `json:"version"`           // release, as "24.10.4"
+	VersionCode      string   `json:"version_code"`      // revision the result must have; "" any
+	Target           string   `json:"target"`            // as "ath79/generic"
+	Profile          string   `json:"profile"`           // profile id or one of the device's other names
+	Packages         []string `json:"packages"`          // in the requester's order; "-name" removes
+	PackagesVersions Pairs    `json:"packages_versions"` // instead of Packages, with the versions the image must have
+	DiffPackages     bool     `json:"diff_packages"`     // Packages is the whole list: defaults not in it are removed
+	Defaults         *string  `json:"defaults"`          // script run on first boot
+	RootfsSizeMB     *int     `json:"rootfs_size_mb"`    // MiB
+	Filesystem       *string  `json:"filesystem"`        // one of Filesystems
+	Repositories     Pairs    `json:"repositories"`      // feed name to URL
+	RepositoriesMode string   `json:"repositories_mode"` // "append" or "replace" (default)
+	RepositoryKeys   []string `json:"repository_keys"`   // usign or PEM public keys
+	Client           *string  `json:"client"`            // who asks; changes nothing
+}
+
+// DefaultDistro is the distribution of a request that names none.
+const DefaultDistro = "openwrt"
+
+// The two meanings of Request.Repositories.
+const (
+	RepositoriesAppend  = "append"  // beside the ImageBuilder's own feeds
+	RepositoriesReplace = "replace" // instead of them
+)
+
+// Filesystems are the root file systems that a request may name; whether the
+// target has it, its ImageBuilder decides.
+var Filesystems = []string{"squashfs", "ext4", "ubifs", "erofs", "jffs2", "jffs2-nand", "targz", "cpiogz"}
+
+// Limits are the operator's bounds on a request.
+type Limits struct {
+	MaxRootfsSizeMB   int // MiB
+	MaxDefaultsLength int // bytes
+}
+
+// Normalize fills in defaults and brings the request into the form that is
+// built and hashed: packages_versions, where given, become the packages; a
+// leading "+" and repetitions are dropped, order is kept. Applying it twice
+// changes nothing more.
+func (r Request) Normalize() Request {
+	if r.Distro == "" {
+		r.Distro = DefaultDistro
+	}
+	if r.RepositoriesMode == "" {
+		r.RepositoriesMode = RepositoriesReplace
+	}
+	names := r.Packages
+	if len(r.PackagesVersions) > 0 {
+		versions := make(Pairs, 0, len(r.PackagesVersions))
+		seen := make(map[string]bool, len(r.PackagesVersions))
+		for _, pv := range r.PackagesVersions {
+			pv.Name = strings.TrimPrefix(pv.Name, "+")
+			if !seen[pv.Name] {
+				seen[pv.Name] = true
+				versions = append(versions, pv)
+			}
+		}
+		r.PackagesVersions = versions
+		names = versions.Names()
+	}
+	packages := make([]string, 0, len(names))
+	seen := make(map[string]bool, len(names))
+	for _, name := range names {
+		name = strings.TrimPrefix(name, "+")
+		if name != "" && !seen[name] {
+			seen[name] = true
+			packages = append(packages, name)
+		}
+	}
+	r.Packages = packages
+	if r.Defaults != nil && *r.Defaults == "" {
+		r.Defaults = nil
+	}
+	if r.Filesystem != nil && *r.Filesystem == "" {
+		r.Filesystem = nil
+	}
+	if r.RepositoryKeys == nil {
+		r.RepositoryKeys = []string{}
+	}
+	return r
+}
+
+// Validate checks the grammar and bounds of a normalized request; whether
+// what it names exists is not its business. The error is CodeMalformed with a
+// sentence that names the field.
+func (r Request) Validate(limits Limits) *Error {
+	bad := func(format string, args ...any) *Error { return Errorf(CodeMalformed, format, args...) }
+	if !ValidVersion(r.Distro) {
+		return bad("distro: %.100q is not a distribution's name.", r.Distro)
+	}
+	if r.Version == "" {
+		return bad("version: it is missing. Name the release, as in \"24.10.4\" or \"SNAPSHOT\".")
+	}
+	if !ValidVersion(r.Version) {
+		return bad("version: %.100q is not a release's name.", r.Version)
+	}
+	if !ValidRevision(r.VersionCode) {
+		return bad("version_code: %.100q is not a revision, as in \"r28427-6df0e3d02a\".", r.VersionCode)
+	}
+	if r.Target == "" {
+		return bad("target: it is missing. Name target and subtarget, as in \"ath79/generic\".")
+	}
+	if !ValidTarget(r.Target) {
+		return bad("target: %.100q is not a target with its subtarget, as in \"ath79/generic\".", r.Target)
+	}
+	if r.Profile == "" {
+		return bad("profile: it is missing. Name the device, as in \"tplink_archer-c7-v5\".")
+	}
+	if !ValidProfileName(r.Profile) {
+		return bad("profile: %.100q is not a device's name.", r.Profile)
+	}
+	if err := r.validatePackages(); err != nil {
+		return err
+	}
+	if r.Defaults != nil {
+		if n := len(*r.Defaults); n > limits.MaxDefaultsLength {
+			return bad("defaults: it has %d bytes; at most %d are allowed here.", n, limits.MaxDefaultsLength)
+		}
+		if strings.ContainsRune(*r.Defaults, 0) {
+			return bad("defaults: it holds a NUL byte, which no shell script may.")
+		}
+	}
+	if r.RootfsSizeMB != nil && (*r.RootfsSizeMB < 1 || *r.RootfsSizeMB > limits.MaxRootfsSizeMB) {
+		return bad("rootfs_size_mb: %d is not between 1 and %d.", *r.RootfsSizeMB, limits.MaxRootfsSizeMB)
+	}
+	if r.Filesystem != nil && !slices.Contains(Filesystems, *r.Filesystem) {
+		return bad("filesystem: %.100q is none of %s.", *r.Filesystem, strings.Join(Filesystems, ", "))
+	}
+	if err := r.validateRepositories(); err != nil {
+		return err
+	}
+	if r.Client != nil && len(*r.Client) > MaxClientLength {
+		return bad("client: it has %d bytes; at most %d are allowed.", len(*r.Client), MaxClientLength)
+	}
+	return nil
+}
+
+func (r Request) validatePackages() *Error {
+	field := "packages"
+	if len(r.PackagesVersions) > 0 {
+		field = "packages_versions"
+	}
+	if n := len(r.Packages); n > MaxPackages {
+		return Errorf(CodeMalformed, "%s: it names %d packages; at most %d are allowed.", field, n, MaxPackages)
+	}
+	for _, name := range r.Packages {
+		if !ValidPackageName(strings.TrimPrefix(name, "-")) {
+			return Errorf(CodeMalformed, "%s: %.100q is not a package's name.", field, name)
+		}
+	}
+	for _, pv := range r.PackagesVersions {
+		if !ValidPackageVersion(pv.Value) {
+			return Errorf(CodeMalformed, "packages_versions: %.100q is not a version of %s.", pv.Value, pv.Name)
+		}
+	}
+	return nil
+}
+
+func (r Request) validateRepositories() *Error {
+	bad := func(format string, args ...any) *Error { return Errorf(CodeMalformed, format, args...) }
+	if r.RepositoriesMode != RepositoriesAppend && r.RepositoriesMode != RepositoriesReplace {
+		return bad("repositories_mode: %.100q is neither \"append\" nor \"replace\".", r.RepositoriesMode)
+	}
+	if n := len(r.Repositories); n > MaxRepositories {
+		return bad("repositories: it names %d feeds; at most %d are allowed.", n, MaxRepositories)
+	}
+	for _, repo := range r.Repositories {
+		if !ValidRepositoryName(repo.Name) {
+			return bad("repositories: %.100q is not a feed's name; use letters, digits, \".\", \"_\" and \"-\".", repo.Name)
+		}
+		if !validRepositoryURL(repo.Value) {
+			return bad("repositories: %.100q, the address of %s, is not a plain http or https URL.", repo.Value, repo.Name)
+		}
+	}
+	if n := len(r.RepositoryKeys); n > MaxRepositories {
+		return bad("repository_keys: it holds %d keys; at most %d are allowed.", n, MaxRepositories)
+	}
+	for i, key := range r.RepositoryKeys {
+		if len(key) > MaxKeyLength {
+			return bad("repository_keys: key %d has %d bytes; at most %d are allowed.", i+1, len(key), MaxKeyLength)
+		}
+		for j := 0; j < len(key); j++ {
+			if c := key[j]; (c < ' ' && c != '\n' && c != '\r' && c != '\t') || c > '~' {
+				return bad("repository_keys: key %d is not plain text.", i+1)
+			}
+		}
+	}
+	return nil
+}
+
+// validRepositoryURL wants an address that is one word in a configuration file
+// and can mean only one host.
+func validRepositoryURL(s string) bool {
+	if len(s) > MaxURLLength {
+		return false
+	}
+	for i := 0; i < len(s); i++ {
+		if s[i] <= ' ' || s[i] > '~' || strings.IndexByte("\"'`\\$<>{}|^;#", s[i]) >= 0 {
+			return false
+		}
+	}
+	u, err := url.Parse(s)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" && u.User == nil
+}
+
+// hashVersion changes when the canonical form does, so that no old hash can
+// name a new request.
+const hashVersion = "attendant request 1"
+
+// Hash returns the request hash: SHA-256, in hex, of everything that can
+// change the image: the request's parts, each named and length-delimited, and
+// the digest of the generation that it is built with. The order of packages
+// does not matter, and neither does who asks. r must be normalized and its
+// profile resolved to an id.
+func (r Request) Hash(generation string) string {
+	h := sha256.New()
+	part := func(name string, values ...string) {
+		writeDelimited(h, name)
+		writeDelimited(h, strconv.Itoa(len(values)))
+		for _, v := range values {
+			writeDelimited(h, v)
+		}
+	}
+	part(hashVersion)
+	part("generation", generation)
+	part("distro", r.Distro)
+	part("version", r.Version)
+	part("version_code", r.VersionCode)
+	part("target", r.Target)
+	part("profile", r.Profile)
+	part("packages", slices.Sorted(slices.Values(r.Packages))...)
+	versions := make([]string, 0, len(r.PackagesVersions))
+	for _, pv := range r.PackagesVersions {
+		versions = append(versions, pv.Name+"="+pv.Value)
+	}
+	slices.Sort(versions)
+	part("packages_versions", versions...)
+	part("diff_packages", strconv.FormatBool(r.DiffPackages))
+	if r.Defaults != nil {
+		part("defaults", *r.Defaults)
+	}
+	if r.RootfsSizeMB != nil {
+		part("rootfs_size_mb", strconv.Itoa(*r.RootfsSizeMB))
+	}
+	if r.Filesystem != nil {
+		part("filesystem", *r.Filesystem)
+	}
+	if len(r.Repositories) > 0 {
+		part("repositories_mode", r.RepositoriesMode)
+		for _, repo := range r.Repositories {
+			part("repository", repo.Name, repo.Value)
+		}
+	}
+	part("repository_keys", r.RepositoryKeys...)
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+func writeDelimited(h hash.Hash, s string) {
+	io.WriteString(h, strconv.Itoa(len(s))) //nolint:errcheck // a hash never fails
+	h.Write([]byte{':'})
+	io.WriteString(h, s)
+}
