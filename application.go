@@ -1,0 +1,230 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"attendant/imagebuilder"
+	"attendant/imagebuilder/runner"
+	"attendant/imagebuilder/upstream"
+	"attendant/queue"
+	"attendant/server"
+	"attendant/store"
+	"attendant/store/images"
+)
+
+// application is a whole attendant: everything that serve and demo start, and
+// that tests start on a port of their own.
+type application struct {
+	cfg *Config
+	log zerolog.Logger
+
+	db       *store.DB
+	images   *images.Cache
+	upstream *upstream.Upstream
+	runner   *runner.Runner
+	queue    *queue.Queue
+	server   *server.Server
+
+	background     sync.WaitGroup
+	stopBackground context.CancelFunc
+}
+
+// How long the stages of a stop may take. systemd's unit allows for their sum.
+const (
+	httpGrace  = 10 * time.Second
+	buildGrace = 20 * time.Second
+)
+
+// extras is what the demo adds to the configuration.
+type extras struct {
+	upstreamTree http.Handler
+	trustedKeys  [][]byte
+}
+
+func newLogger(cfg *Config, w io.Writer) zerolog.Logger {
+	if cfg.LogFormat != "json" {
+		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.DateTime, NoColor: true}
+	}
+	level := map[slog.Level]zerolog.Level{
+		slog.LevelDebug: zerolog.DebugLevel, slog.LevelInfo: zerolog.InfoLevel,
+		slog.LevelWarn: zerolog.WarnLevel, slog.LevelError: zerolog.ErrorLevel,
+	}[cfg.LogLevel]
+	return zerolog.New(w).Level(level).With().Timestamp().Logger()
+}
+
+// newApplication opens everything below the data folder and starts nothing
+// that needs the network. Close it in any case.
+func newApplication(cfg *Config, log zerolog.Logger, more extras) (a *application, err error) {
+	a = &application{cfg: cfg, log: log}
+	defer func() {
+		if err != nil {
+			a.close()
+		}
+	}()
+	if err := os.MkdirAll(cfg.Data, 0o750); err != nil {
+		return nil, fmt.Errorf("make the data folder: %w", err)
+	}
+	work := filepath.Join(cfg.Data, "work")
+	structured := slog.New(zerolog.NewSlogHandler(log))
+
+	a.db, err = store.Open(filepath.Join(cfg.Data, "attendant.db"), store.Options{Log: structured.With("part", "store")})
+	if errors.Is(err, store.ErrInUse) {
+		return nil, fmt.Errorf("another attendant is using %s: stop it first, or give this one a data folder of its own (--data): %w", cfg.Data, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	a.images, err = images.Open(images.Options{
+		Dir: cfg.Data, DB: a.db, Budget: cfg.ImageBudget, DefaultsTTL: cfg.DefaultsTTL, Log: structured.With("part", "images"),
+	})
+	if err != nil {
+		return nil, err
+	}
+
+	// The runner prepares what upstream unpacks, and upstream gives the runner
+	// its builders.
+	a.runner, err = runner.New(runner.Options{
+		Builders: runner.BuildersFunc(func(ctx context.Context, version, target string, g imagebuilder.Generation, rep imagebuilder.Reporter) (*runner.Builder, func(), error) {
+			return builders(a.upstream).Builder(ctx, version, target, g, rep)
+		}),
+		WorkDir: work, UpstreamURL: cfg.Upstream, StepIdle: cfg.IdleTimeout, JobLimit: cfg.JobTimeout,
+		Nice: 5, Log: structured.With("part", "runner"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.upstream, err = upstream.Open(upstream.Options{
+		URL: cfg.Upstream, Dir: cfg.Data, KeysDir: cfg.Keys, TrustedKeys: more.trustedKeys,
+		Refresh: cfg.Refresh, SnapshotRefresh: cfg.SnapshotRefresh, RequestWait: cfg.UpstreamWait,
+		BuilderBudget: cfg.BuilderBudget, Branches: upstreamBranches(cfg.Branches), LocalBuilders: localBuilders(cfg.ImageBuilders),
+		Prepare: a.runner.Prepare, Log: structured.With("part", "upstream"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.queue, err = queue.New(queue.Options{
+		DB: a.db, Images: a.images, Builder: a.runner, Workers: cfg.Workers, Limit: cfg.QueueLimit,
+		FailureTTL: cfg.FailureTTL, Log: structured.With("part", "queue"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.server = server.New(server.Options{
+		Catalogue: catalogue{a.upstream}, Queue: a.queue, Images: a.images,
+		Statistics: statistics{a.db.Statistics()}, Database: database{a.db},
+		Version: readBuildInfo().Version, Contact: cfg.Contact, PublicURL: cfg.PublicURL,
+		AllowDefaults: cfg.AllowDefaults, RepositoryAllowList: cfg.RepositoryAllowList,
+		Limits:       imagebuilder.Limits{MaxRootfsSizeMB: cfg.MaxRootfsSizeMB, MaxDefaultsLength: cfg.MaxDefaultsBytes},
+		UpstreamTree: more.upstreamTree, Log: log.With().Str("part", "server").Logger(),
+	})
+	return a, nil
+}
+
+func upstreamBranches(configured []Branch) []upstream.BranchConfig {
+	var out []upstream.BranchConfig
+	for _, b := range configured {
+		branch := upstream.BranchConfig{Name: b.Name, Path: b.Path, Disabled: b.Enabled != nil && !*b.Enabled}
+		if b.Snapshot != nil {
+			branch.Snapshot = *b.Snapshot
+		}
+		if b.BranchOffRev != nil {
+			branch.BranchOffRev = *b.BranchOffRev
+		}
+		for _, change := range b.PackageChanges {
+			branch.PackageChanges = append(branch.PackageChanges, upstream.PackageChange(change))
+		}
+		out = append(out, branch)
+	}
+	return out
+}
+
+func localBuilders(configured []ImageBuilder) []upstream.LocalBuilder {
+	var out []upstream.LocalBuilder
+	for _, b := range configured {
+		out = append(out, upstream.LocalBuilder(b))
+	}
+	return out
+}
+
+// run answers on the listener and on the control socket, if there is one,
+// until ctx ends, and then stops in stages: no new requests, running builds may
+// finish, then everything is put away. hurry skips the waiting.
+func (a *application) run(ctx context.Context, hurry <-chan struct{}, l, control net.Listener) error {
+	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
+	a.stopBackground = stopBackground
+	failures := make(chan error, 6)
+	start := func(what string, f func(context.Context) error) {
+		a.background.Go(func() {
+			if err := f(background); err != nil && background.Err() == nil {
+				failures <- fmt.Errorf("%s: %w", what, err)
+			}
+		})
+	}
+	start("refresh upstream", a.upstream.Run)
+	start("run the queue", a.queue.Run)
+	start("look after the images", func(ctx context.Context) error { a.images.Run(ctx); return nil })
+	start("save statistics", func(ctx context.Context) error { a.db.Run(ctx); return nil })
+	if control != nil {
+		start("serve the control socket", func(ctx context.Context) error { return a.server.ServeControl(ctx, control) })
+	}
+
+	serving, stopServing := context.WithCancel(ctx)
+	defer stopServing()
+	served := make(chan error, 1)
+	go func() { served <- a.server.Serve(serving, l, httpGrace) }()
+
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failures:
+	case err = <-served:
+		served <- nil
+	}
+	a.log.Info().Msg("stopping: running builds may finish; interrupt again to cut them")
+	stopServing()
+	building, cancel := context.WithTimeout(context.WithoutCancel(ctx), buildGrace)
+	defer cancel()
+	go func() {
+		select {
+		case <-hurry:
+			cancel()
+		case <-building.Done():
+		}
+	}()
+	err = errors.Join(err, <-served)
+	if stopErr := a.queue.Stop(building); stopErr != nil && !errors.Is(stopErr, context.DeadlineExceeded) && !errors.Is(stopErr, context.Canceled) {
+		err = errors.Join(err, fmt.Errorf("stop the queue: %w", stopErr))
+	}
+	return err
+}
+
+// close puts everything away: whatever was open is closed, the database last.
+func (a *application) close() error {
+	if a.stopBackground != nil {
+		a.stopBackground()
+	}
+	a.background.Wait()
+	var err error
+	if a.upstream != nil {
+		err = errors.Join(err, a.upstream.Close())
+	}
+	if a.images != nil {
+		err = errors.Join(err, a.images.Close())
+	}
+	if a.db != nil {
+		err = errors.Join(err, a.db.Close())
+	}
+	return err
+}

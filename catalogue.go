@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"attendant/imagebuilder"
+	"attendant/imagebuilder/runner"
+	"attendant/imagebuilder/upstream"
+	"attendant/server"
+	"attendant/store"
+)
+
+// catalogue shows upstream to the server.
+type catalogue struct {
+	upstream *upstream.Upstream
+}
+
+func (c catalogue) Overview(ctx context.Context) (*server.Overview, error) {
+	o, err := c.upstream.Overview(ctx)
+	if err != nil {
+		return nil, err
+	}
+	branches := make([]server.Branch, len(o.Branches))
+	for i, b := range o.Branches {
+		changes := make([]server.PackageChange, len(b.PackageChanges))
+		for j, change := range b.PackageChanges {
+			changes[j] = server.PackageChange(change)
+		}
+		branches[i] = server.Branch{
+			Name: b.Name, Path: b.Path, Enabled: b.Enabled, Snapshot: b.Snapshot, PathPackages: "DEPRECATED",
+			BranchOffRev: b.BranchOffRev, PackageChanges: changes, Versions: b.Versions, Targets: b.Targets,
+		}
+	}
+	return &server.Overview{
+		Branches: branches, Latest: o.Latest, UpstreamURL: o.UpstreamURL, Checked: o.Checked, Stale: o.Stale,
+	}, nil
+}
+
+func (c catalogue) Resolve(ctx context.Context, r imagebuilder.Request) (imagebuilder.Request, imagebuilder.Generation, error) {
+	if r.Distro != imagebuilder.DefaultDistro {
+		return r, imagebuilder.Generation{}, imagebuilder.Errorf(imagebuilder.CodeUnsupportedDistro, "Unsupported distro: %s", r.Distro)
+	}
+	target, err := c.upstream.Target(ctx, r.Version, r.Target)
+	if err != nil {
+		return r, imagebuilder.Generation{}, err
+	}
+	id, _, err := target.Profile(r.Profile)
+	if err != nil {
+		return r, imagebuilder.Generation{}, err
+	}
+	r.Profile = id
+	return r, target.Generation, nil
+}
+
+func (c catalogue) Revision(ctx context.Context, version, target string) (string, error) {
+	t, err := c.upstream.Target(ctx, version, target)
+	if err != nil {
+		return "", err
+	}
+	return t.Generation.Revision, nil
+}
+
+func (c catalogue) Profile(ctx context.Context, path, target, profile string) ([]byte, error) {
+	version, ok := c.upstream.VersionForPath(path)
+	if !ok {
+		return nil, imagebuilder.Errorf(imagebuilder.CodeUnsupportedVersion, "No release is kept at %s here.", path)
+	}
+	profiles, err := c.upstream.Profiles(ctx, version, target)
+	if err != nil {
+		return nil, err
+	}
+	if body, ok := profiles.JSON(profile); ok {
+		return body, nil
+	}
+	return nil, imagebuilder.Errorf(imagebuilder.CodeUnsupportedProfile, "%s has no device %s in %s.", version, profile, target)
+}
+
+func (c catalogue) TargetIndex(ctx context.Context, path, target string) ([]byte, error) {
+	return c.upstream.TargetIndex(ctx, path, target)
+}
+
+func (c catalogue) ArchIndex(ctx context.Context, path, arch string) ([]byte, error) {
+	return c.upstream.ArchIndex(ctx, path, arch)
+}
+
+// builders shows upstream's ImageBuilders to the runner.
+func builders(u *upstream.Upstream) runner.Builders {
+	return runner.BuildersFunc(func(ctx context.Context, version, target string, g imagebuilder.Generation, rep imagebuilder.Reporter) (*runner.Builder, func(), error) {
+		b, release, err := u.Builder(ctx, version, target, g, rep)
+		if err != nil {
+			return nil, nil, err
+		}
+		return &runner.Builder{Dir: b.Dir, Generation: b.Generation}, release, nil
+	})
+}
+
+// statistics shows the store's counters to the server.
+type statistics struct {
+	*store.Statistics
+}
+
+func (s statistics) CountRequest()        { s.Count(store.Requests) }
+func (s statistics) CountHit()            { s.Count(store.CacheHits) }
+func (s statistics) CountMiss()           { s.Count(store.CacheMisses) }
+func (s statistics) BuildsLastDay() int64 { return s.Successes24h() }
+
+func (s statistics) Days(n int) []server.DayCounts {
+	days := make([]server.DayCounts, 0, n)
+	for _, d := range s.Statistics.Days(n) {
+		days = append(days, server.DayCounts{
+			Date: d.Date, Requests: d.Count(store.Requests), CacheHits: d.Count(store.CacheHits), Failures: d.Count(store.Failures),
+		})
+	}
+	return days
+}
+
+func (s statistics) WeeklyBuilds(n int) ([]time.Time, map[string][]int64) { return s.Versions(n) }
+
+func (s statistics) TopPackages(branch string, n int) []server.PackageCount {
+	top := s.Statistics.TopPackages(branch, n)
+	out := make([]server.PackageCount, len(top))
+	for i, p := range top {
+		out[i] = server.PackageCount(p)
+	}
+	return out
+}
+
+// database shows the store to the control socket.
+type database struct {
+	*store.DB
+}
+
+func (d database) Check() ([]string, error) {
+	report, err := d.DB.Check()
+	if err != nil {
+		return nil, err
+	}
+	return report.Problems, nil
+}

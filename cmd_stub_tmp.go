@@ -1,0 +1,3 @@
+package main
+type doctorCmd struct{configFlags}
+func (*doctorCmd) Run(*program) error { return errTold }

@@ -1,0 +1,2 @@
+// Package sample is a small distribution of our own.
+package sample

@@ -1,0 +1,57 @@
+package upstream
+
+// PackageChange tells what became of a package at a revision of OpenWrt's main
+// branch: Source alone was added to or removed from the defaults, Source with
+// Target was replaced by it.
+type PackageChange struct {
+	Source    string `json:"source,omitempty"`
+	Target    string `json:"target,omitempty"`
+	Revision  int    `json:"revision"`
+	Mandatory bool   `json:"mandatory,omitempty"`
+}
+
+// packageChanges are openwrt/asu's (asu/config.py), by revision.
+var packageChanges = []PackageChange{
+	{Source: "firewall", Target: "firewall4", Revision: 18611},
+	{Source: "kmod-nft-nat6", Revision: 20282, Mandatory: true},
+	{Source: "libustream-wolfssl", Target: "libustream-mbedtls", Revision: 21994},
+	{Source: "px5g-wolfssl", Target: "px5g-mbedtls", Revision: 21994},
+	{Source: "wpad-basic-wolfssl", Target: "wpad-basic-mbedtls", Revision: 21994},
+	{Source: "luci-app-diag-core", Revision: 25984, Mandatory: true},
+	{Source: "auc", Target: "owut", Revision: 26792},
+	{Source: "luci-app-opkg", Target: "luci-app-package-manager", Revision: 27897},
+	{Source: "opkg", Target: "apk-mbedtls", Revision: 28056},
+}
+
+// snapshotName is the branch, and the version, of the main branch's snapshots.
+const snapshotName = "SNAPSHOT"
+
+const releasePath = "releases/{version}"
+
+// knownBranches are facts that upstream does not publish: the revision at
+// which a branch left the main one (openwrt/asu asu/config.py).
+var knownBranches = []BranchConfig{
+	{Name: snapshotName, Path: "snapshots", Snapshot: true},
+	{Name: "25.12", BranchOffRev: 32295},
+	{Name: "24.10", BranchOffRev: 27990},
+	{Name: "23.05", BranchOffRev: 23069},
+	{Name: "22.03", BranchOffRev: 19160},
+	{Name: "21.02", BranchOffRev: 15812},
+	// Branches before 21.02 are listed by upstream but cannot be served: the
+	// reference's table ends here, as their builds lack the metadata.
+	{Name: "19.07", Disabled: true},
+	{Name: "18.06", Disabled: true},
+	{Name: "17.01", Disabled: true},
+}
+
+// changesUntil returns the changes that are in force in a branch which left
+// the main one at revision rev; 0 is the main branch itself, which has all.
+func changesUntil(rev int) []PackageChange {
+	changes := []PackageChange{}
+	for _, c := range packageChanges {
+		if rev == 0 || c.Revision <= rev {
+			changes = append(changes, c)
+		}
+	}
+	return changes
+}

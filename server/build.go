@@ -1,0 +1,220 @@
+package server
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/julienschmidt/httprouter"
+
+	"attendant/imagebuilder"
+	"attendant/queue"
+)
+
+type queueStatus = queue.Status
+
+// postBuild takes a build request. The same request always finds the same
+// build, so clients may repeat it as they like; the reply is at once.
+func (s *Server) postBuild(w http.ResponseWriter, r *http.Request) {
+	s.o.Statistics.CountRequest()
+	body, err := readBody(w, r, s.bodyLimit)
+	if err != nil {
+		s.writeError(w, r, err)
+		return
+	}
+	request, err := decodeRequest(body)
+	if err != nil {
+		s.writeError(w, r, err)
+		return
+	}
+	request = request.Normalize()
+	if err := request.Validate(s.o.Limits); err != nil {
+		s.writeError(w, r, err)
+		return
+	}
+	if err := s.checkPolicy(request); err != nil {
+		s.writeError(w, r, err)
+		return
+	}
+	request, generation, err := s.o.Catalogue.Resolve(r.Context(), request)
+	if err != nil {
+		s.writeError(w, r, err)
+		return
+	}
+	status, err := s.o.Queue.Submit(r.Context(), request.Hash(generation.Digest), request, generation)
+	if err != nil {
+		s.writeError(w, r, err)
+		return
+	}
+	switch {
+	case status.New:
+		s.o.Statistics.CountMiss()
+	case status.Job.State == imagebuilder.Done:
+		s.o.Statistics.CountHit()
+	}
+	s.writeStatus(w, r, status)
+}
+
+// getBuild tells how far a build is; HEAD in headers only.
+func (s *Server) getBuild(w http.ResponseWriter, r *http.Request, ps httprouter.Params) {
+	status, ok := s.lookup(w, r, ps)
+	if ok {
+		s.writeStatus(w, r, status)
+	}
+}
+
+// lookup finds the build of the request's hash, or answers 404.
+func (s *Server) lookup(w http.ResponseWriter, r *http.Request, ps httprouter.Params) (queueStatus, bool) {
+	hash := ps.ByName("hash")
+	if imagebuilder.ValidHash(hash) {
+		if status, ok := s.o.Queue.Lookup(hash); ok {
+			return status, true
+		}
+	}
+	s.writeError(w, r, imagebuilder.Errorf(imagebuilder.CodeNotFound,
+		"This server knows no build by that request hash: it may have made room for others. Please request the image again."))
+	return queueStatus{}, false
+}
+
+// pendingReply is a build on its way. queue_position is there only while the
+// job is queued, and imagebuilder_status only afterwards: LuCI goes by their
+// presence.
+type pendingReply struct {
+	Status       int                `json:"status"`
+	Detail       string             `json:"detail"`
+	RequestHash  string             `json:"request_hash"`
+	EnqueuedAt   time.Time          `json:"enqueued_at"`
+	Position     int                `json:"queue_position,omitempty"`
+	IBStatus     string             `json:"imagebuilder_status,omitempty"`
+	Stage        imagebuilder.Stage `json:"stage,omitempty"`
+	Progress     *progressReply     `json:"progress,omitempty"`
+	ExpectedWait int64              `json:"expected_wait_seconds,omitempty"`
+}
+
+type progressReply struct {
+	Done  int64 `json:"done"`  // bytes
+	Total int64 `json:"total"` // bytes
+}
+
+// doneReply is a finished build. What reads which field: contract "What the
+// clients need", section 8.
+type doneReply struct {
+	Status       int                  `json:"status"`
+	Detail       string               `json:"detail"`
+	IBStatus     string               `json:"imagebuilder_status"`
+	RequestHash  string               `json:"request_hash"`
+	EnqueuedAt   time.Time            `json:"enqueued_at"`
+	BinDir       string               `json:"bin_dir"`
+	BuildAt      string               `json:"build_at"`
+	Request      imagebuilder.Request `json:"request"`
+	StageSeconds []stageSeconds       `json:"stages"`
+	*imagebuilder.ImageSet
+	BuiltAt any `json:"built_at,omitempty"` // hides ImageSet's
+}
+
+type stageSeconds struct {
+	Stage   imagebuilder.Stage `json:"stage"`
+	Seconds float64            `json:"seconds"`
+}
+
+// wireStage names a stage in a word that every client knows. LuCI's script
+// stops at an unknown one; the oldest LuCI in use knows five.
+func wireStage(s imagebuilder.Stage) string {
+	switch s {
+	case imagebuilder.StageDownload, imagebuilder.StageUnpack:
+		return string(s)
+	case imagebuilder.StageRevision, imagebuilder.StageManifest:
+		return "calculate_packages_hash"
+	case imagebuilder.StageImage, imagebuilder.StageCommit:
+		return "building_image"
+	}
+	return "init"
+}
+
+// Values of X-Imagebuilder-Status beside the stages.
+const (
+	wireQueued = "queued"
+	wireDone   = "done"
+	wireFailed = "failed"
+)
+
+func (s *Server) writeStatus(w http.ResponseWriter, r *http.Request, status queueStatus) {
+	code, wire, body := s.renderStatus(status)
+	h := w.Header()
+	h.Set("X-Imagebuilder-Status", wire)
+	h.Set("X-Queue-Position", strconv.Itoa(status.Position))
+	if status.Job.Failure != nil {
+		setUnknownPackages(h, status.Job.Failure.Unknown)
+	}
+	writeJSON(w, code, body)
+}
+
+// renderStatus returns a build's HTTP status, its word for the header and its
+// body. Outcomes do not change, so their bodies are kept.
+func (s *Server) renderStatus(status queueStatus) (code int, wire string, body []byte) {
+	job := status.Job
+	switch job.State {
+	case imagebuilder.Done:
+		return http.StatusOK, wireDone, outcomeBody(status, renderDone)
+	case imagebuilder.Failed:
+		return http.StatusInternalServerError, wireFailed, outcomeBody(status, renderFailed)
+	}
+	p := pendingReply{
+		Status:       http.StatusAccepted,
+		RequestHash:  job.Hash,
+		EnqueuedAt:   job.EnqueuedAt.UTC(),
+		ExpectedWait: int64((status.Wait + time.Second - 1) / time.Second),
+	}
+	if job.State == imagebuilder.Queued {
+		p.Detail, p.Position = "queued", status.Position
+		return http.StatusAccepted, wireQueued, jsonBody(p)
+	}
+	p.Detail, p.IBStatus, p.Stage = "started", wireStage(status.Stage), status.Stage
+	if status.Total > 0 {
+		p.Progress = &progressReply{Done: status.Done, Total: status.Total}
+	}
+	return http.StatusAccepted, p.IBStatus, jsonBody(p)
+}
+
+func outcomeBody(status queueStatus, render func(*imagebuilder.Job) []byte) []byte {
+	if status.Keep == nil {
+		return render(status.Job)
+	}
+	if body, ok := status.Keep.Load().([]byte); ok {
+		return body
+	}
+	body := render(status.Job)
+	status.Keep.Store(body)
+	return body
+}
+
+func renderDone(job *imagebuilder.Job) []byte {
+	set := *job.Images
+	reply := doneReply{
+		Status:      http.StatusOK,
+		Detail:      wireDone,
+		IBStatus:    wireDone,
+		RequestHash: job.Hash,
+		EnqueuedAt:  job.EnqueuedAt.UTC(),
+		BinDir:      job.Hash,
+		// asu's form; the date is that of the sources, not of this build.
+		BuildAt:      time.Unix(set.SourceDateEpoch, 0).UTC().Format("2006-01-02T15:04:05.000000Z"),
+		Request:      job.Request,
+		StageSeconds: make([]stageSeconds, 0, len(job.Stages)),
+		ImageSet:     &set,
+	}
+	for _, t := range job.Stages {
+		reply.StageSeconds = append(reply.StageSeconds, stageSeconds{t.Stage, t.Duration.Seconds()})
+	}
+	set.Titles, set.Images, set.Files = nonNil(set.Titles), nonNil(set.Images), nonNil(set.Files)
+	set.SupportedDevices, set.DevicePackages, set.DefaultPackages = nonNil(set.SupportedDevices), nonNil(set.DevicePackages), nonNil(set.DefaultPackages)
+	return jsonBody(reply)
+}
+
+func renderFailed(job *imagebuilder.Job) []byte {
+	f := job.Failure
+	return jsonBody(errorReply{
+		Status: http.StatusInternalServerError, Detail: f.Detail, Code: f.Code, Hash: job.Hash,
+		IBState: wireFailed, Unknown: f.Unknown, Stdout: &f.Stdout, Stderr: &f.Stderr,
+	})
+}

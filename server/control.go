@@ -1,0 +1,135 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"attendant/imagebuilder"
+)
+
+// Database is what the control socket offers of the store.
+type Database interface {
+	// Backup writes a consistent copy of the database while it is in use.
+	Backup(w io.Writer) (int64, error)
+	// Check reads everything and returns what is wrong, a line each.
+	Check() (problems []string, err error)
+}
+
+// ListenControl opens the control socket: a unix socket that only the server's
+// own user and group may use. One that a crash left behind is replaced; one
+// that somebody listens on is not.
+func ListenControl(path string) (net.Listener, error) {
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("open the control socket: another attendant is listening on %s", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("remove a stale control socket: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("open the control socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o660); err != nil {
+		_ = l.Close()
+		return nil, fmt.Errorf("protect the control socket: %w", err)
+	}
+	return l, nil
+}
+
+// ServeControl answers the operator's commands on l until ctx ends:
+//
+//	GET  /jobs           the jobs, as a list of ControlJob
+//	POST /cancel/{hash}  ends a job
+//	GET  /backup         a copy of the database
+//	GET  /check          what is wrong with the database, as a list
+func (s *Server) ServeControl(ctx context.Context, l net.Listener) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /jobs", s.controlJobs)
+	mux.HandleFunc("POST /cancel/{hash}", s.controlCancel)
+	mux.HandleFunc("GET /backup", s.controlBackup)
+	mux.HandleFunc("GET /check", s.controlCheck)
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout}
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(l) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serving the control socket: %w", err)
+	case <-ctx.Done():
+	}
+	err := srv.Close()
+	<-failed
+	return err
+}
+
+// ControlJob is a job as `attendant jobs` shows it.
+type ControlJob struct {
+	Hash     string             `json:"hash"`
+	State    imagebuilder.State `json:"state"`
+	Stage    imagebuilder.Stage `json:"stage,omitempty"`
+	Position int                `json:"position,omitempty"`
+	Version  string             `json:"version"`
+	Target   string             `json:"target"`
+	Profile  string             `json:"profile"`
+	Attempts int                `json:"attempts,omitempty"`
+	Enqueued time.Time          `json:"enqueued"`
+	Finished time.Time          `json:"finished,omitzero"`
+	Detail   string             `json:"detail,omitempty"` // why a job failed
+}
+
+func (s *Server) controlJobs(w http.ResponseWriter, _ *http.Request) {
+	jobs := []ControlJob{}
+	snapshot := s.o.Queue.Snapshot()
+	for _, list := range [][]queueStatus{snapshot.Building, snapshot.Waiting} {
+		for _, status := range list {
+			job := status.Job
+			jobs = append(jobs, ControlJob{
+				Hash: job.Hash, State: job.State, Stage: status.Stage, Position: status.Position,
+				Version: job.Request.Version, Target: job.Request.Target, Profile: job.Request.Profile,
+				Attempts: job.Attempts, Enqueued: job.EnqueuedAt,
+			})
+		}
+	}
+	for _, past := range snapshot.Recent {
+		jobs = append(jobs, ControlJob{
+			Hash: past.Hash, State: past.State, Version: past.Version, Target: past.Target, Profile: past.Profile,
+			Enqueued: past.EnqueuedAt, Finished: past.FinishedAt, Detail: past.Detail,
+		})
+	}
+	writeJSON(w, http.StatusOK, jsonBody(jobs))
+}
+
+func (s *Server) controlCancel(w http.ResponseWriter, r *http.Request) {
+	if err := s.o.Queue.Cancel(r.PathValue("hash")); err != nil {
+		s.writeError(w, r, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *Server) controlBackup(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Trailer", "X-Bytes")
+	n, err := s.o.Database.Backup(w)
+	if err != nil {
+		s.log.Error().Err(err).Msg("backup through the control socket failed")
+		panic(http.ErrAbortHandler) // the reader must not take a part for the whole
+	}
+	w.Header().Set("X-Bytes", fmt.Sprint(n))
+}
+
+func (s *Server) controlCheck(w http.ResponseWriter, r *http.Request) {
+	problems, err := s.o.Database.Check()
+	if err != nil {
+		s.writeError(w, r, fmt.Errorf("check the database: %w", err))
+		return
+	}
+	writeJSON(w, http.StatusOK, jsonBody(nonNil(problems)))
+}

@@ -1,0 +1,104 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"attendant/imagebuilder"
+)
+
+// minBodyLimit is how large a request's body may be at least, in bytes: 300
+// packages with versions and 20 KiB of defaults fit several times over.
+const minBodyLimit = 512 << 10
+
+// bodyStall is how long a client may pause inside a request's body.
+const bodyStall = 30 * time.Second
+
+// readBody reads a request's body up to limit bytes. The client may be as slow
+// as it likes but must not stand still.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+	rc := http.NewResponseController(w)
+	body := &progressReader{r: http.MaxBytesReader(w, r.Body, limit), extend: func() {
+		_ = rc.SetReadDeadline(time.Now().Add(bodyStall)) // recorders in tests have no deadlines
+	}}
+	var buf bytes.Buffer
+	if r.ContentLength > 0 && r.ContentLength <= limit {
+		buf.Grow(int(r.ContentLength) + bytes.MinRead)
+	}
+	_, err := buf.ReadFrom(body)
+	_ = rc.SetReadDeadline(time.Time{})
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		return nil, imagebuilder.Errorf(imagebuilder.CodeMalformed,
+			"The request is larger than the %d bytes allowed here. Ask for fewer packages or a shorter first-boot script.", limit)
+	}
+	if err != nil {
+		return nil, imagebuilder.Errorf(imagebuilder.CodeMalformed, "The request did not arrive whole. Please send it again.").WithCause(err)
+	}
+	return buf.Bytes(), nil
+}
+
+type progressReader struct {
+	r      io.Reader
+	extend func()
+}
+
+func (p *progressReader) Read(b []byte) (int, error) {
+	p.extend()
+	return p.r.Read(b)
+}
+
+// decodeRequest reads a build request. Unknown keys and nulls are ignored, as
+// clients and their forks send both; a value of the wrong type is refused with
+// the name of its field.
+func decodeRequest(body []byte) (imagebuilder.Request, error) {
+	var r imagebuilder.Request
+	if len(bytes.TrimSpace(body)) == 0 {
+		return r, imagebuilder.Errorf(imagebuilder.CodeMalformed,
+			"The request has no body. Send a JSON object with version, target, profile and packages; /docs describes it.")
+	}
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(body, &fields); err != nil || fields == nil {
+		var syntax *json.SyntaxError
+		where := ""
+		if errors.As(err, &syntax) {
+			where = fmt.Sprintf(" (%v at byte %d)", syntax, syntax.Offset)
+		}
+		return r, imagebuilder.Errorf(imagebuilder.CodeMalformed, "The request is not a JSON object%s.", where)
+	}
+	for _, f := range []struct {
+		name string
+		into any
+		want string
+	}{
+		{"distro", &r.Distro, "a string"},
+		{"version", &r.Version, "a string"},
+		{"version_code", &r.VersionCode, "a string"},
+		{"target", &r.Target, "a string"},
+		{"profile", &r.Profile, "a string"},
+		{"packages", &r.Packages, "a list of strings"},
+		{"packages_versions", &r.PackagesVersions, "an object of strings, package to version"},
+		{"diff_packages", &r.DiffPackages, "true or false"},
+		{"defaults", &r.Defaults, "a string"},
+		{"rootfs_size_mb", &r.RootfsSizeMB, "a whole number"},
+		{"filesystem", &r.Filesystem, "a string"},
+		{"repositories", &r.Repositories, "an object of strings, name to URL"},
+		{"repositories_mode", &r.RepositoriesMode, "a string"},
+		{"repository_keys", &r.RepositoryKeys, "a list of strings"},
+		{"client", &r.Client, "a string"},
+	} {
+		raw, given := fields[f.name]
+		if !given || string(raw) == "null" {
+			continue
+		}
+		if err := json.Unmarshal(raw, f.into); err != nil {
+			return r, imagebuilder.Errorf(imagebuilder.CodeMalformed, "%s: expected %s.", f.name, f.want)
+		}
+	}
+	return r, nil
+}

@@ -1,0 +1,108 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"attendant/imagebuilder"
+)
+
+// jsonBody renders v without the newline that a json.Encoder adds: auc reads
+// in blocks of 256 bytes and would wait 15 s for the end of a reply whose
+// JSON ends at such a border with a byte to follow.
+func jsonBody(v any) []byte {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		panic(err) // only types that cannot be JSON fail: a fault of the caller
+	}
+	return bytes.TrimSuffix(buf.Bytes(), []byte{'\n'})
+}
+
+// writeBody sends one whole reply with its length, never chunked.
+func writeBody(w http.ResponseWriter, status int, contentType string, body []byte) {
+	h := w.Header()
+	h.Set("Content-Type", contentType)
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	// A reply that does not fit into the connection's buffers has this long.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(2 * time.Minute))
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // the client may have gone; nothing depends on it
+}
+
+func writeJSON(w http.ResponseWriter, status int, body []byte) {
+	writeBody(w, status, "application/json", body)
+}
+
+// statusOf is the one table from an error's code to HTTP. Clients show the
+// reason of 400, 422 and 500 only; LuCI tries again on 503 and the like.
+func statusOf(code imagebuilder.Code) int {
+	switch code {
+	case imagebuilder.CodeMalformed:
+		return http.StatusUnprocessableEntity
+	case imagebuilder.CodeUnsupportedDistro, imagebuilder.CodeUnsupportedVersion, imagebuilder.CodeUnsupportedTarget,
+		imagebuilder.CodeUnsupportedProfile, imagebuilder.CodeAmbiguousProfile, imagebuilder.CodeDefaultsDisabled,
+		imagebuilder.CodeRepositoryNotAllowed:
+		return http.StatusBadRequest
+	case imagebuilder.CodeNotFound:
+		return http.StatusNotFound
+	case imagebuilder.CodeQueueFull, imagebuilder.CodeUpstreamUnavailable, imagebuilder.CodeStopping:
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusInternalServerError
+}
+
+// errorReply is the form of every error: status an integer, detail a string.
+type errorReply struct {
+	Status  int               `json:"status"`
+	Detail  string            `json:"detail"`
+	Code    imagebuilder.Code `json:"code"`
+	Hash    string            `json:"request_hash,omitempty"`
+	IBState string            `json:"imagebuilder_status,omitempty"`
+	Unknown []string          `json:"unknown_packages,omitempty"`
+	Stdout  *string           `json:"stdout,omitempty"`
+	Stderr  *string           `json:"stderr,omitempty"`
+}
+
+// retryAfter is what a client is told to wait after a 503, in seconds.
+const retryAfter = 30
+
+func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
+	e := imagebuilder.AsError(err)
+	status := statusOf(e.Code)
+	if status == http.StatusInternalServerError {
+		s.log.Error().Err(err).Str("path", r.URL.Path).Str("code", string(e.Code)).Msg("request failed")
+	} else if e.Err != nil {
+		s.log.Info().Err(err).Str("path", r.URL.Path).Str("code", string(e.Code)).Msg("request refused")
+	}
+	if status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
+	}
+	setUnknownPackages(w.Header(), e.Unknown)
+	writeJSON(w, status, jsonBody(errorReply{Status: status, Detail: e.Detail, Code: e.Code, Unknown: e.Unknown}))
+}
+
+// setUnknownPackages fills the header that auc prints.
+func setUnknownPackages(h http.Header, names []string) {
+	if len(names) > 0 {
+		h.Set("X-Unknown-Package", strings.Join(names, " "))
+	}
+}
+
+func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {
+	s.writeError(w, r, imagebuilder.Errorf(imagebuilder.CodeNotFound,
+		"There is nothing at this address. The API is described at /docs."))
+}
+
+func (s *Server) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
+	// The router has set Allow.
+	writeJSON(w, http.StatusMethodNotAllowed, jsonBody(errorReply{
+		Status: http.StatusMethodNotAllowed, Code: "method_not_allowed",
+		Detail: "This address does not take " + r.Method + "; it takes " + w.Header().Get("Allow") + ".",
+	}))
+}

@@ -1,0 +1,84 @@
+package server
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// stallTimeout is how long a download may make no progress before its
+// connection is dropped. A slow one makes progress: at 2 KB/s every second.
+const stallTimeout = 60 * time.Second
+
+// watchStall drops the request's connection when its client takes no bytes for
+// timeout. A write deadline cannot tell: the kernel buffers megabytes, so a
+// single write to a slow client may rightly take many minutes. What the client
+// has acknowledged tells. The returned function ends the watch.
+func watchStall(ctx context.Context, timeout time.Duration, written *atomic.Int64) (stop func()) {
+	conn, ok := ctx.Value(connKey{}).(net.Conn)
+	if !ok {
+		return func() {}
+	}
+	done := make(chan struct{})
+	go func() {
+		tick := time.NewTicker(timeout / 4)
+		defer tick.Stop()
+		last, idle := int64(-1), time.Duration(0)
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+			}
+			taken := written.Load() - unsent(conn)
+			if taken != last {
+				last, idle = taken, 0
+				continue
+			}
+			if idle += timeout / 4; idle >= timeout {
+				// Close makes the handler's write fail; it then ends by itself.
+				_ = conn.Close()
+				return
+			}
+		}
+	}()
+	return func() { close(done) }
+}
+
+// unsent returns how many bytes wait in the connection's send buffer,
+// unacknowledged ones included; 0 where that cannot be told.
+func unsent(c net.Conn) int64 {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return 0
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	n := 0
+	_ = raw.Control(func(fd uintptr) {
+		n, _ = unix.IoctlGetInt(int(fd), unix.TIOCOUTQ)
+	})
+	return int64(n)
+}
+
+// countingWriter counts what a handler has handed to the kernel, and keeps
+// net/http's sendfile path: ReadFrom passes files on in pieces.
+type countingWriter struct {
+	http.ResponseWriter
+	written *atomic.Int64
+}
+
+func (c *countingWriter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
+
+func (c *countingWriter) Write(b []byte) (int, error) {
+	n, err := c.ResponseWriter.Write(b)
+	c.written.Add(int64(n))
+	return n, err
+}

@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Runs every check and test: formatting, vet, staticcheck, the known
+# vulnerabilities where their database can be reached, all tests under the race
+# detector, a short run of each fuzz target, the builds for every machine that
+# attendant runs on, and the demo. On Debian as root it installs what is
+# missing; elsewhere it says what is.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+step() { printf '\n== %s\n' "$*"; }
+
+# command:Debian package
+needs=(make:make gcc:gcc perl:perl-base tar:tar gzip:gzip wget:wget zstd:zstd xz:xz-utils curl:curl
+       mksquashfs:squashfs-tools git:git)
+missing=()
+for need in "${needs[@]}"; do
+    command -v "${need%%:*}" >/dev/null || missing+=("${need##*:}")
+done
+[ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
+if [ ${#missing[@]} -gt 0 ]; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        step "installing ${missing[*]}"
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    else
+        echo "Missing: ${missing[*]}. Install them, on Debian: sudo apt-get install ${missing[*]}" >&2
+        exit 1
+    fi
+fi
+command -v go >/dev/null || { echo "Missing: Go, $(sed -n 's/^go //p' go.mod) or newer (https://go.dev/doc/install)." >&2; exit 1; }
+
+step "gofmt"
+unformatted=$(gofmt -l .)
+[ -z "$unformatted" ] || { echo "not formatted: $unformatted" >&2; exit 1; }
+
+step "go vet"
+go vet ./...
+
+step "staticcheck"
+go tool staticcheck ./...
+
+step "go mod"
+go mod verify
+go mod tidy -diff
+
+step "builds without cgo: linux/amd64, linux/arm64, linux/arm v6"
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+limit=$((25 * 1000 * 1000))
+for target in amd64: arm64: arm:6; do
+    GOOS=linux GOARCH=${target%%:*} GOARM=${target##*:} CGO_ENABLED=0 \
+        go build -trimpath -ldflags="-s -w" -o "$out/attendant-${target%%:*}" .
+    size=$(stat -c %s "$out/attendant-${target%%:*}")
+    echo "linux/${target%%:*}: $size bytes"
+    [ "$size" -lt "$limit" ] || { echo "over $limit bytes" >&2; exit 1; }
+done
+
+step "tests, race detector on"
+go test -race -timeout 12m ./...
+
+step "fuzz targets, ${FUZZTIME:=5s} each"
+for package in $(go list ./...); do
+    dir=${package/#attendant/.}
+    for target in $(grep -hos 'func Fuzz[A-Za-z0-9_]*' "$dir"/*_test.go | sed 's/func //'); do
+        go test "$dir" -run '^$' -fuzz "^$target\$" -fuzztime "$FUZZTIME" | tail -n 1 | sed "s|^|$target: |"
+    done
+done
+
+step "demo"
+"$out/attendant-$(go env GOARCH)" demo --once --listen 127.0.0.1:0
+
+step "known vulnerabilities"
+if curl -sfm 10 -o /dev/null https://vuln.go.dev/index/db.json; then
+    go tool govulncheck ./...
+else
+    echo "the database cannot be reached from here: not checked"
+fi
+
+step "all passed"
