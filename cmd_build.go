@@ -9,31 +9,33 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/alecthomas/kong"
+
 	"attendant/imagebuilder"
 )
 
 type buildCmd struct {
 	Server string `name:"server" placeholder:"URL" help:"The server. Default http://127.0.0.1:8080. (ATTENDANT_SERVER)"`
 
-	Release        string   `name:"version" placeholder:"RELEASE" group:"request" help:"Release: 24.10.4, SNAPSHOT."`
-	Target         string   `name:"target" placeholder:"TARGET" group:"request" help:"Target with subtarget: ath79/generic."`
-	Profile        string   `name:"profile" placeholder:"DEVICE" group:"request" help:"Device: tplink_archer-c7-v5."`
-	Packages       []string `name:"packages" sep:"none" placeholder:"'NAME …'" group:"request" help:"Packages beside the device's own; -NAME leaves one out."`
-	Versions       []string `name:"packages-versions" sep:"none" placeholder:"'NAME=VERSION …'" group:"request" help:"Packages with the versions that the image must have; instead of --packages."`
-	Diff           bool     `name:"diff-packages" group:"request" help:"The packages are the whole list: the device's own are left out unless named."`
-	Filesystem     string   `name:"filesystem" placeholder:"NAME" group:"request" help:"Root file system: squashfs, ext4, …"`
-	RootfsSize     int      `name:"rootfs-size-mb" placeholder:"MIB" group:"request" help:"Size of the root partition in MiB."`
-	Defaults       string   `name:"defaults" placeholder:"FILE" group:"request" help:"Script to run at the router's first start."`
-	Revision       string   `name:"version-code" placeholder:"REVISION" group:"request" help:"Revision that the image must have: r28427-6df0e3d02a."`
-	Repositories   []string `name:"repository" sep:"none" placeholder:"NAME=URL" group:"request" help:"Further package feed; the server must allow it."`
-	RepositoryMode string   `name:"repository-mode" placeholder:"MODE" group:"request" help:"append: beside the usual feeds; replace: instead of them."`
-	RepositoryKeys []string `name:"repository-key" sep:"none" placeholder:"FILE" group:"request" help:"Public key of a further feed."`
-	Resume         string   `name:"resume" placeholder:"HASH" group:"request" help:"Go on with an earlier request instead of a new one."`
-	Output         string   `name:"output" short:"o" placeholder:"DIR" default:"." group:"result" help:"Folder for the image. Default: the current one."`
-	FileType       string   `name:"file-type" placeholder:"TYPE" group:"result" help:"Which image: sysupgrade, factory, combined-efi, …; all. Default: what an upgrade needs."`
-	All            bool     `name:"all" group:"result" help:"Download all images."`
-	JSON           bool     `name:"json" group:"result" help:"Print the result as JSON."`
-	Verbose        bool     `name:"verbose" short:"v" group:"result" help:"On failure, show what the ImageBuilder said."`
+	Release        string    `name:"version" placeholder:"RELEASE" group:"request" help:"Release: 24.10.4, SNAPSHOT."`
+	Target         string    `name:"target" placeholder:"TARGET" group:"request" help:"Target with subtarget: ath79/generic."`
+	Profile        string    `name:"profile" placeholder:"DEVICE" group:"request" help:"Device: tplink_archer-c7-v5."`
+	Packages       wordsFlag `name:"packages" placeholder:"'NAME …'" group:"request" help:"Packages beside the device's own; -NAME leaves one out."`
+	Versions       wordsFlag `name:"packages-versions" placeholder:"'NAME=VERSION …'" group:"request" help:"Packages with the versions that the image must have; instead of --packages."`
+	Diff           bool      `name:"diff-packages" group:"request" help:"The packages are the whole list: the device's own are left out unless named."`
+	Filesystem     string    `name:"filesystem" placeholder:"NAME" group:"request" help:"Root file system: squashfs, ext4, …"`
+	RootfsSize     int       `name:"rootfs-size-mb" placeholder:"MIB" group:"request" help:"Size of the root partition in MiB."`
+	Defaults       string    `name:"defaults" placeholder:"FILE" group:"request" help:"Script to run at the router's first start."`
+	Revision       string    `name:"version-code" placeholder:"REVISION" group:"request" help:"Revision that the image must have: r28427-6df0e3d02a."`
+	Repositories   wordsFlag `name:"repository" placeholder:"NAME=URL" group:"request" help:"Further package feed; the server must allow it."`
+	RepositoryMode string    `name:"repository-mode" placeholder:"MODE" group:"request" help:"append: beside the usual feeds; replace: instead of them."`
+	RepositoryKeys wordsFlag `name:"repository-key" placeholder:"FILE" group:"request" help:"Public key of a further feed."`
+	Resume         string    `name:"resume" placeholder:"HASH" group:"request" help:"Go on with an earlier request instead of a new one."`
+	Output         string    `name:"output" short:"o" placeholder:"DIR" default:"." group:"result" help:"Folder for the image. Default: the current one."`
+	FileType       string    `name:"file-type" placeholder:"TYPE" group:"result" help:"Which image: sysupgrade, factory, combined-efi, …; all. Default: what an upgrade needs."`
+	All            bool      `name:"all" group:"result" help:"Download all images."`
+	JSON           bool      `name:"json" group:"result" help:"Print the result as JSON."`
+	Verbose        bool      `name:"verbose" short:"v" group:"result" help:"On failure, show what the ImageBuilder said."`
 }
 
 // Help is kong's longer text for a command.
@@ -273,6 +275,20 @@ func (c *buildCmd) request() (*wireRequest, error) {
 		return nil, &usageError{errors.New(bad.Detail)}
 	}
 	return r, nil
+}
+
+// wordsFlag is a flag that can be given several times and whose value may
+// begin with "-", as that of --packages does.
+type wordsFlag []string
+
+// Decode implements kong.MapperValue.
+func (f *wordsFlag) Decode(ctx *kong.DecodeContext) error {
+	token := ctx.Scan.Pop()
+	if token.IsEOL() {
+		return errors.New("its value is missing")
+	}
+	*f = append(*f, token.String())
+	return nil
 }
 
 // splitWords takes lists apart that are written with spaces or commas.

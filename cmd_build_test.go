@@ -135,7 +135,7 @@ func serveContent(data []byte) http.HandlerFunc {
 func (s *fakeServer) fetchImage(t *testing.T, ctx context.Context, terminal bool, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	line := newCommandLine()
-	parser, err := kong.New(line, kong.WithHyphenPrefixedParameters(true))
+	parser, err := kong.New(line)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -321,8 +321,8 @@ func TestBuildFailures(t *testing.T) {
 		{"a page", []http.HandlerFunc{plain(200, "<html>")}, nil, []string{"is no attended-sysupgrade server"}, 1},
 		{"no hash", []http.HandlerFunc{answer(202, map[string]any{"request_hash": ""})}, nil, []string{"without a request_hash"}, 1},
 		{"forgets for ever", forgets, nil, []string{"Build request not found."}, 2*maxForgotten + 2},
-		{"never there", []http.HandlerFunc{hangUp}, nil, []string{"gave up after 15s: no answer from the server: "}, 4},
-		{"gone", []http.HandlerFunc{building("init"), hangUp}, nil, []string{"gave up after 15m: ", "--resume " + testHash}, 2 + 34},
+		{"never there", []http.HandlerFunc{hangUp}, nil, []string{"gave up after 15s: no answer from the server: "}, 5},
+		{"gone", []http.HandlerFunc{building("init"), hangUp}, nil, []string{"gave up after 15m: ", "--resume " + testHash}, 35},
 		{"no sum", []http.HandlerFunc{done(imagebuilder.Image{Name: "a.bin", Type: "sysupgrade"})}, nil, []string{"no SHA-256"}, 1},
 		{"no image", []http.HandlerFunc{done(imagebuilder.Image{Name: "a.bin", Type: "kernel", Filesystem: "ext4"})}, nil, []string{"a.bin (ext4 kernel)", "--all"}, 1},
 		{"a name that is a path", []http.HandlerFunc{done(imagebuilder.Image{Name: "../a.bin", Type: "sysupgrade", SHA256: testHash})}, nil, []string{`"../a.bin", which is no file name`}, 1},
@@ -340,6 +340,7 @@ func TestBuildFailures(t *testing.T) {
 					t.Errorf("%q is not in:\n%s", want, errs)
 				}
 			}
+			s.Close() // waits for its handlers
 			if len(s.asked) != tt.asked {
 				t.Errorf("%d requests, want %d", len(s.asked), tt.asked)
 			}
@@ -577,7 +578,7 @@ func TestBuildFindsItsServer(t *testing.T) {
 
 func TestChooseImages(t *testing.T) {
 	image := func(filesystem, kind string) imagebuilder.Image {
-		return imagebuilder.Image{Name: filesystem + "-" + kind, Type: kind, Filesystem: filesystem}
+		return imagebuilder.Image{Name: strings.TrimPrefix(filesystem+"-"+kind, "-"), Type: kind, Filesystem: filesystem}
 	}
 	router := []imagebuilder.Image{image("squashfs", "factory"), image("squashfs", "sysupgrade"), image("ext4", "sysupgrade"), image("", "kernel")}
 	pc := []imagebuilder.Image{image("ext4", "combined"), image("ext4", "combined-efi"), image("squashfs", "combined"), image("squashfs", "combined-efi"), image("squashfs", "rootfs")}
@@ -592,8 +593,8 @@ func TestChooseImages(t *testing.T) {
 		{"the file system asked for", router, "ext4", "", false, "ext4-sysupgrade"},
 		{"a file system that is not there", router, "ubifs", "", false, ""},
 		{"the type asked for", router, "", "factory", false, "squashfs-factory"},
-		{"all", router, "", "", true, "squashfs-factory squashfs-sysupgrade ext4-sysupgrade -kernel"},
-		{"all by type", router, "", "all", false, "squashfs-factory squashfs-sysupgrade ext4-sysupgrade -kernel"},
+		{"all", router, "", "", true, "squashfs-factory squashfs-sysupgrade ext4-sysupgrade kernel"},
+		{"all by type", router, "", "all", false, "squashfs-factory squashfs-sysupgrade ext4-sysupgrade kernel"},
 		{"a PC", pc, "", "", false, "squashfs-combined squashfs-combined-efi"},
 		{"a PC with ext4 and EFI", pc, "ext4", "combined-efi", false, "ext4-combined-efi"},
 		{"no squashfs", []imagebuilder.Image{image("ext4", "sdcard"), image("ext4", "rootfs")}, "", "", false, "ext4-sdcard"},

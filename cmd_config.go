@@ -106,6 +106,9 @@ func describeBranch(b Branch) string {
 	if b.BranchOffRev != nil {
 		parts = append(parts, "branch_off_rev "+strconv.Itoa(*b.BranchOffRev))
 	}
+	if len(b.Versions) > 0 {
+		parts = append(parts, "versions "+strings.Join(b.Versions, " "))
+	}
 	if n := len(b.PackageChanges); n > 0 {
 		parts = append(parts, fmt.Sprintf("%d package_changes", n))
 	}
@@ -189,6 +192,7 @@ const exampleTables = `
 #| name = "25.12"
 #| path = "releases/{version}"
 #| branch_off_rev = 32000
+#| versions = ["25.12-SNAPSHOT"]
 #|   [[branch.package_changes]]
 #|   source = "old-name"
 #|   target = "new-name"

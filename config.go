@@ -69,6 +69,7 @@ type Branch struct {
 	Snapshot       *bool           `json:"snapshot,omitempty"`       // it has no releases, only a moving state
 	Path           string          `json:"path,omitempty"`           // below the upstream, with "{version}": "releases/{version}"
 	BranchOffRev   *int            `json:"branch_off_rev,omitempty"` // revision number at which the branch left the main line
+	Versions       []string        `json:"versions,omitempty"`       // offered beside those that upstream lists
 	PackageChanges []PackageChange `json:"package_changes,omitempty"`
 }
 

@@ -302,6 +302,30 @@ func (t *tableReader) text(key string, required bool, valid func(string) bool, a
 	return text
 }
 
+// list reads a list of texts.
+func (t *tableReader) list(key string, valid func(string) bool, allowed string) []string {
+	t.known = append(t.known, key)
+	value, there := t.values[key]
+	if !there {
+		return nil
+	}
+	entries, ok := value.([]any)
+	if !ok {
+		t.errorf(key, "it is %s. Allowed is a list: %s.", describeTOML(value), allowed)
+		return nil
+	}
+	var texts []string
+	for i, entry := range entries {
+		text, ok := entry.(string)
+		if !ok || !valid(text) {
+			t.errorf(key, "entry %d is not possible. Allowed is a list: %s.", i+1, allowed)
+			continue
+		}
+		texts = append(texts, text)
+	}
+	return texts
+}
+
 func (t *tableReader) flag(key string) *bool {
 	t.known = append(t.known, key)
 	value, there := t.values[key]
@@ -351,6 +375,7 @@ func (l *configLoader) takeBranch(t *tableReader) {
 		Snapshot:     t.flag("snapshot"),
 		Path:         t.text("path", false, validBranchPath, `a path below the upstream, as "releases/{version}" or "snapshots"`),
 		BranchOffRev: t.number("branch_off_rev"),
+		Versions:     t.list("versions", imagebuilder.ValidVersion, `releases, as "24.10.4"`),
 	}
 	t.known = append(t.known, "package_changes")
 	if changes, there := t.values["package_changes"]; there {

@@ -176,6 +176,7 @@ nam = "x"
 [[branch]]
 name = "24.10"
 path = "/../etc"
+versions = ["24.10.4", "a b", 3]
 
 [[branch.package_changes]]
 sorce = "x"
@@ -327,7 +328,7 @@ func TestExampleConfigHoldsTheDefaults(t *testing.T) {
 
 func TestExampleConfigTablesAreValid(t *testing.T) {
 	c := loadExample(t, func(s string) string { return regexp.MustCompile(`(?m)^#\| ?`).ReplaceAllString(s, "") })
-	if len(c.Branches) != 2 || len(c.Branches[1].PackageChanges) != 1 || len(c.ImageBuilders) != 1 {
+	if len(c.Branches) != 2 || len(c.Branches[1].PackageChanges) != 1 || len(c.Branches[1].Versions) != 1 || len(c.ImageBuilders) != 1 {
 		t.Errorf("got %+v, %+v", c.Branches, c.ImageBuilders)
 	}
 }
@@ -347,8 +348,10 @@ func TestSettingsAreDescribed(t *testing.T) {
 			t.Errorf("%s: incomplete or there twice: %+v", s.key, s)
 		}
 		seen[s.key] = true
-		if n := max(len(s.doc), len(s.help)); n > 110 && !strings.Contains(s.doc, "\n") && len(s.doc) > 115 {
-			t.Errorf("%s: a line of %d characters", s.key, n)
+		for line := range strings.Lines(s.doc + "\n" + s.help) {
+			if len(line) > 115 {
+				t.Errorf("%s: a line of %d characters", s.key, len(line))
+			}
 		}
 	}
 }

@@ -91,8 +91,7 @@ func (p *program) run(args []string) (code int) {
 		kong.Description("An attended-sysupgrade server: routers and their owners ask for a firmware image, attendant builds it and hands it out."),
 		kong.Writers(p.stdout, p.stderr),
 		kong.Exit(func(code int) { panic(exitRequest(code)) }),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: false}),
-		kong.WithHyphenPrefixedParameters(true),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.ExplicitGroups(append([]kong.Group{
 			{Key: "server", Title: "The server:"},
 			{Key: "service", Title: "As a service of this machine:"},

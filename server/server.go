@@ -36,7 +36,7 @@ type Options struct {
 	// are told to fetch the release's files there.
 	UpstreamTree http.Handler
 
-	StallTimeout time.Duration // of downloads; default one minute
+	StallTimeout time.Duration // of downloads; default 2 minutes
 	Now          func() time.Time
 	Log          zerolog.Logger
 }

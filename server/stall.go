@@ -12,8 +12,9 @@ import (
 )
 
 // stallTimeout is how long a download may make no progress before its
-// connection is dropped. A slow one makes progress: at 2 KB/s every second.
-const stallTimeout = 60 * time.Second
+// connection is dropped. At 2 KB/s progress is seen at least every 32 s: a
+// receiver may acknowledge in steps as large as its segments, up to 64 KiB.
+const stallTimeout = 2 * time.Minute
 
 // watchStall drops the request's connection when its client takes no bytes for
 // timeout. A write deadline cannot tell: the kernel buffers megabytes, so a
@@ -42,6 +43,10 @@ func watchStall(ctx context.Context, timeout time.Duration, written *atomic.Int6
 			}
 			if idle += timeout / 4; idle >= timeout {
 				// Close makes the handler's write fail; it then ends by itself.
+				// What the kernel still holds for the client is thrown away.
+				if tcp, ok := conn.(*net.TCPConn); ok {
+					_ = tcp.SetLinger(0)
+				}
 				_ = conn.Close()
 				return
 			}

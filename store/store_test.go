@@ -72,6 +72,7 @@ func job(seq uint64, name string) *imagebuilder.Job {
 		Seq:  seq,
 		Request: imagebuilder.Request{
 			Version: "24.10.4", Target: "ath79/generic", Profile: "tplink_archer-c7-v5", Packages: packages,
+			Repositories:     imagebuilder.Pairs{},
 			PackagesVersions: imagebuilder.Pairs{{Name: "zlib", Value: "1"}, {Name: "abc", Value: "2"}},
 		}.Normalize(),
 		Generation: imagebuilder.Generation{Digest: hashOf("generation"), Revision: "r28427-6df0e3d02a"},

@@ -53,7 +53,7 @@ func ParseInfo(text string) (*Info, error) {
 			case key == "Default Packages":
 				info.DefaultPackages = strings.Fields(value)
 			case key == "Available Profiles":
-			case value == "" && imagebuilder.ValidProfileName(key):
+			case value == "" && validProfileID(key):
 				id = key
 				info.Profiles[id] = InfoProfile{Packages: []string{}}
 			}
@@ -86,6 +86,10 @@ func ParseInfo(text string) (*Info, error) {
 	}
 	return info, nil
 }
+
+// validProfileID tells whether s has the form of a profile's id. Those of
+// upstream have the grammar of package names.
+func validProfileID(s string) bool { return imagebuilder.ValidPackageName(s) }
 
 // ParseManifest reads the standard output of `make manifest` or a .manifest
 // file: lines "name - version", or "name version" as apk builders before

@@ -206,7 +206,7 @@ func (r *Runner) method(builder string) sandbox.Method {
 // check refuses what must not reach a make command line or a configuration
 // file, whoever let it through.
 func (r *Runner) check(req imagebuilder.Request) *imagebuilder.Error {
-	if !imagebuilder.ValidProfileName(req.Profile) {
+	if !validProfileID(req.Profile) {
 		return sentence(imagebuilder.CodeMalformed, fmt.Sprintf("%.100q is not a device's name.", req.Profile))
 	}
 	if req.Filesystem != nil && filesystemOptions[*req.Filesystem] == "" {

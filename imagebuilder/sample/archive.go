@@ -23,8 +23,8 @@ type member struct {
 	link string // target of a symbolic link
 }
 
-// tarball makes a tar of members, with the folders they need, all owned by
-// root and of one time.
+// tarball makes a tar of members below prefix ("" or ending in a slash), with
+// the folders they need, all owned by root and of one time.
 func tarball(members []member, prefix string, mtime time.Time) ([]byte, error) {
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
@@ -44,8 +44,8 @@ func tarball(members []member, prefix string, mtime time.Time) ([]byte, error) {
 		}
 		return header(tar.Header{Typeflag: tar.TypeDir, Name: prefix + name + "/", Mode: 0o755})
 	}
-	if prefix == "./" {
-		if err := header(tar.Header{Typeflag: tar.TypeDir, Name: "./", Mode: 0o755}); err != nil {
+	if prefix != "" {
+		if err := header(tar.Header{Typeflag: tar.TypeDir, Name: prefix, Mode: 0o755}); err != nil {
 			return nil, err
 		}
 	}

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -35,6 +36,8 @@ const (
 	DefaultGrace   = 5 * time.Second
 	DefaultMaxLine = 4096 // bytes
 
+	// setUpLimit is how long a supervisor may take to start the command.
+	setUpLimit = time.Minute
 	// drainDelay is how long output is still read after the supervisor's
 	// exit, when something else holds the pipes open.
 	drainDelay = 2 * time.Second
@@ -52,6 +55,7 @@ type Command struct {
 	Stdout, Stderr func(line string)
 	MaxLine        int // bytes; default DefaultMaxLine
 
+	// Both count from the command's start.
 	Timeout time.Duration // of the whole run
 	Idle    time.Duration // without a byte of output
 	Grace   time.Duration // between TERM and KILL; default DefaultGrace
@@ -145,17 +149,20 @@ func (c *Command) run(ctx context.Context, s *spec, ns namespaceMode) (Result, e
 		sup.end()
 	}
 
-	var limit, check, kill <-chan time.Time
-	if c.Timeout > 0 {
-		timer := time.NewTimer(c.Timeout)
-		defer timer.Stop()
-		limit = timer.C
-	}
-	idle := time.NewTimer(time.Hour)
+	var kill <-chan time.Time
+	limit, idle := time.NewTimer(setUpLimit), time.NewTimer(setUpLimit)
+	defer limit.Stop()
 	defer idle.Stop()
-	if c.Idle > 0 {
-		idle.Reset(c.Idle)
-		check = idle.C
+	idle.Stop()
+	begun := func() {
+		limit.Stop()
+		if c.Timeout > 0 {
+			limit.Reset(c.Timeout)
+		}
+		alive()
+		if c.Idle > 0 {
+			idle.Reset(c.Idle)
+		}
 	}
 	done := ctx.Done()
 	stop := func(reason error) {
@@ -168,7 +175,9 @@ func (c *Command) run(ctx context.Context, s *spec, ns namespaceMode) (Result, e
 			}
 			kill = time.After(grace)
 		}
-		limit, check, done = nil, nil, nil
+		limit.Stop()
+		idle.Stop()
+		done = nil
 	}
 
 	var last status
@@ -177,9 +186,9 @@ func (c *Command) run(ctx context.Context, s *spec, ns namespaceMode) (Result, e
 		select {
 		case <-done:
 			stop(context.Cause(ctx))
-		case <-limit:
-			stop(fmt.Errorf("%w of %s", ErrTimedOut, c.Timeout))
-		case <-check:
+		case <-limit.C:
+			stop(fmt.Errorf("%w of %s", ErrTimedOut, cmp.Or(c.Timeout, setUpLimit)))
+		case <-idle.C:
 			silent := time.Since(began) - time.Duration(lastOutput.Load())
 			if silent >= c.Idle {
 				stop(fmt.Errorf("%w of %s", ErrStalled, c.Idle))
@@ -200,6 +209,9 @@ func (c *Command) run(ctx context.Context, s *spec, ns namespaceMode) (Result, e
 				running = false
 				break
 			}
+			if st.PID > 0 && stopped == nil {
+				begun()
+			}
 			if st.PID > 0 && !ns.pid {
 				record.Group = identify(st.PID)
 				if err := record.save(c.Record); err != nil {
@@ -208,6 +220,9 @@ func (c *Command) run(ctx context.Context, s *spec, ns namespaceMode) (Result, e
 			}
 			if st.Exited || st.Error != "" {
 				last = st
+				limit.Stop()
+				idle.Stop()
+				done = nil
 			}
 		}
 	}

@@ -25,7 +25,12 @@ const (
 )
 
 func (m namespaceMode) attributes() *syscall.SysProcAttr {
-	attr := &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	attr := &syscall.SysProcAttr{Setpgid: true}
+	if m.pid {
+		// With the first process the kernel ends its namespace. Without one
+		// the supervisor must live to do that; the control pipe's end tells it.
+		attr.Pdeathsig = syscall.SIGKILL
+	}
 	if m.mount {
 		attr.Cloneflags |= syscall.CLONE_NEWNS
 	}

@@ -2,11 +2,13 @@ target=$1 profile=$2 bin=$3 extra=$4 packages=$5 files=$6 size=$7 filesystem=$8
 
 list() {
 	case $profile in
-	apkform) echo "base-files 1637"; echo "libubox${1:-} 2024.03.29-r1" ;;
-	*) echo "base-files - 1637"; echo "libubox${1:-} - 2024.03.29-r1" ;;
+	apkform) dash=' ' ;;
+	*) dash=' - ' ;;
 	esac
+	echo "base-files${dash}1637"
+	echo "libubox${1:-}${dash}2024.03.29-r1"
 	for p in $packages; do
-		case $p in -*) ;; *) echo "$p - 1.0" ;; esac
+		case $p in -*) ;; *) echo "$p${dash}1.0" ;; esac
 	done
 }
 

@@ -45,6 +45,23 @@ sub gunzip_file {
     return $got;
 }
 
+# store makes a gzip file without compressing; sum and size for its end come
+# from gzip's own output.
+sub store {
+    my ($data, $name) = @_;
+    open(my $from, '-|:raw', 'gzip', '-n', '-1', '-c', '--', $name) or die "gzip: $!\n";
+    my $end = '';
+    while (read $from, my $part, 65536) { $end = substr $end . $part, -8 }
+    close $from or die "gzip failed\n";
+    my ($out, $at) = ("\x1f\x8b\x08\0\0\0\0\0\0\xff", 0);
+    do {
+        my $part = substr $data, $at, 65535;
+        $at += length $part;
+        $out .= pack('Cvv', ($at >= length $data ? 1 : 0), length $part, ~length($part) & 0xffff) . $part;
+    } while ($at < length $data);
+    return $out . $end;
+}
+
 # untar returns the members of a tar as hashes of name, type, mode, link, data.
 sub untar {
     my ($tar) = @_;

@@ -2,6 +2,7 @@
 package Sample::Image;
 use strict;
 use warnings;
+use Sample::Archive;
 use Sample::Json;
 use Sample::Rootfs;
 use Sample::Tree;
@@ -119,10 +120,14 @@ sub too_big {
 }
 
 # squashfs packs the root. File data is not compressed, so that a package's
-# size is the flash that it takes. Without mksquashfs it is a tar.gz.
+# size is the flash that it takes. Without mksquashfs it is a tar.gz, which is
+# not compressed either.
 sub squashfs {
     my ($tree, $tar, $file) = @_;
-    return run($file, 'gzip', '-n', '-1', '-c', $tar) if !Sample::Tree::in_path('mksquashfs');
+    if (!Sample::Tree::in_path('mksquashfs')) {
+        Sample::Tree::write_file($file, Sample::Archive::store(Sample::Tree::read_file($tar), $tar));
+        return 0;
+    }
     return run('/dev/null', 'mksquashfs', $tree->{root}, $file, qw(-noappend -all-root -no-progress -no-xattrs -no-sparse -noD -noF -processors 1),
         '-mkfs-time', $tree->{epoch}, '-all-time', $tree->{epoch});
 }

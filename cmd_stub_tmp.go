@@ -1,3 +1,0 @@
-package main
-type doctorCmd struct{configFlags}
-func (*doctorCmd) Run(*program) error { return errTold }

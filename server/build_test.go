@@ -1,0 +1,256 @@
+package server
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"attendant/imagebuilder"
+)
+
+func TestBuildFromPostToVerifiedFile(t *testing.T) {
+	ts := start(t, nil)
+	release := ts.holdBuilds()
+	first := ts.post(plainBody("luci", "-ppp"))
+	if first.status != 202 || first.json["status"] != 202.0 || !imagebuilder.ValidHash(first.hash()) {
+		t.Fatalf("got %d %s", first.status, first.raw)
+	}
+	release()
+	done := ts.await(first.hash())
+	if done.status != 200 {
+		t.Fatalf("got %d %s", done.status, done.raw)
+	}
+	for _, key := range []string{"status", "detail", "request", "bin_dir", "images", "manifest", "version_number", "version_code",
+		"titles", "id", "target", "build_cmd", "build_at", "request_hash", "imagebuilder_status", "stdout", "stderr",
+		"arch_packages", "default_packages", "device_packages", "supported_devices", "metadata_version"} {
+		if _, ok := done.json[key]; !ok {
+			t.Errorf("the reply has no %s", key)
+		}
+	}
+	if done.json["build_at"] != "2025-10-19T16:37:45.000000Z" {
+		t.Errorf("build_at is %v", done.json["build_at"])
+	}
+	if _, has := done.json["queue_position"]; has {
+		t.Error("a finished build has a queue_position")
+	}
+	if _, has := done.json["built_at"]; has {
+		t.Error("the reply tells the time of the build twice")
+	}
+	image := done.json["images"].([]any)[0].(map[string]any)
+	file := ts.get(fmt.Sprintf("/store/%s/%s", done.json["bin_dir"], image["name"]))
+	if file.status != 200 || len(file.raw) != 64<<10 {
+		t.Fatalf("the file: %d, %d bytes", file.status, len(file.raw))
+	}
+	if file.header.Get("ETag") != `"`+image["sha256"].(string)+`"` {
+		t.Errorf("ETag %s", file.header.Get("ETag"))
+	}
+	again := ts.post(plainBody("-ppp", "luci"))
+	if again.status != 200 || again.hash() != first.hash() {
+		t.Errorf("the same request in another order: %d %s", again.status, again.raw)
+	}
+	if n := ts.builder.builds.Load(); n != 1 {
+		t.Errorf("%d builds", n)
+	}
+	stats := ts.server.o.Statistics.(*stubStatistics)
+	if stats.requests.Load() != 2 || stats.hits.Load() != 1 || stats.misses.Load() != 1 {
+		t.Errorf("counted %d requests, %d hits, %d misses", stats.requests.Load(), stats.hits.Load(), stats.misses.Load())
+	}
+}
+
+func TestHeadTellsInHeaders(t *testing.T) {
+	ts := start(t, nil)
+	release := ts.holdBuilds()
+	building, queued := ts.post(plainBody("a")), ts.post(plainBody("b"))
+	waitFor(t, func() bool { return ts.get("/api/v1/build/" + building.hash()).json["detail"] == "started" })
+
+	head := ts.do(http.MethodHead, "/api/v1/build/"+queued.hash(), "")
+	if head.status != 202 || head.header.Get("X-Imagebuilder-Status") != "queued" || head.header.Get("X-Queue-Position") != "1" {
+		t.Errorf("queued: %d %v", head.status, head.header)
+	}
+	if q := ts.get("/api/v1/build/" + queued.hash()); q.json["queue_position"] != 1.0 || q.json["imagebuilder_status"] != nil {
+		t.Errorf("queued: %s", q.raw)
+	}
+	waitFor(t, func() bool {
+		return ts.do(http.MethodHead, "/api/v1/build/"+building.hash(), "").header.Get("X-Imagebuilder-Status") == "building_image"
+	})
+	b := ts.get("/api/v1/build/" + building.hash())
+	if _, has := b.json["queue_position"]; has || b.json["imagebuilder_status"] != "building_image" {
+		t.Errorf("building: %s", b.raw)
+	}
+	release()
+	ts.await(queued.hash())
+	head = ts.do(http.MethodHead, "/api/v1/build/"+queued.hash(), "")
+	if head.status != 200 || head.header.Get("X-Imagebuilder-Status") != "done" || head.header.Get("X-Queue-Position") != "0" || len(head.raw) != 0 {
+		t.Errorf("done: %d %v", head.status, head.header)
+	}
+}
+
+func waitFor(t *testing.T, cond func() bool) {
+	t.Helper()
+	for range 4000 {
+		if cond() {
+			return
+		}
+	}
+	t.Fatal("it does not happen")
+}
+
+func TestFailedBuild(t *testing.T) {
+	ts := start(t, nil)
+	ts.builder.fail = func(imagebuilder.Request) *imagebuilder.Error {
+		e := imagebuilder.Errorf(imagebuilder.CodePackageMissing, "Error: Impossible package selection: missing (nosuch)")
+		e.Unknown, e.Stderr = []string{"nosuch"}, "Collected errors:"
+		return e
+	}
+	hash := ts.post(plainBody("nosuch")).hash()
+	for name, a := range map[string]answer{"GET": ts.await(hash), "POST": ts.post(plainBody("nosuch"))} {
+		if a.status != 500 || a.json["status"] != 500.0 || a.json["detail"] != "Error: Impossible package selection: missing (nosuch)" ||
+			a.json["request_hash"] != hash || a.json["code"] != "package_missing" || a.json["stderr"] != "Collected errors:" || a.json["stdout"] != "" {
+			t.Errorf("%s: %d %s", name, a.status, a.raw)
+		}
+		if a.header.Get("X-Unknown-Package") != "nosuch" || a.header.Get("X-Imagebuilder-Status") != "failed" {
+			t.Errorf("%s: %v", name, a.header)
+		}
+	}
+	if n := ts.builder.builds.Load(); n != 1 {
+		t.Errorf("%d builds: a failure is not remembered", n)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	ts := start(t, func(o *Options) { o.AllowDefaults = false })
+	base := `"version":"24.10.4","target":"ath79/generic","profile":"tplink_archer-c7-v5"`
+	tests := []struct {
+		name, body string
+		status     int
+		detail     string // its beginning
+	}{
+		{"empty", ``, 422, "The request has no body."},
+		{"not JSON", `{"version"`, 422, "The request is not a JSON object ("},
+		{"a list", `[]`, 422, "The request is not a JSON object"},
+		{"null", `null`, 422, "The request is not a JSON object"},
+		{"trailing", `{` + base + `} x`, 422, "The request is not a JSON object"},
+		{"no version", `{"target":"ath79/generic","profile":"x"}`, 422, "version:"},
+		{"no target", `{"version":"24.10.4","profile":"x"}`, 422, "target:"},
+		{"no profile", `{"version":"24.10.4","target":"ath79/generic"}`, 422, "profile:"},
+		{"packages a string", `{` + base + `,"packages":"luci"}`, 422, "packages: expected a list of strings."},
+		{"packages of numbers", `{` + base + `,"packages":[1]}`, 422, "packages: expected a list of strings."},
+		{"package with shell", `{` + base + `,"packages":["$(reboot)"]}`, 422, `packages: "$(reboot)" is not a package's name.`},
+		{"versions a list", `{` + base + `,"packages_versions":["a"]}`, 422, "packages_versions: expected"},
+		{"diff_packages a word", `{` + base + `,"diff_packages":"yes"}`, 422, "diff_packages: expected true or false."},
+		{"filesystem", `{` + base + `,"filesystem":"bogusfs"}`, 422, "filesystem:"},
+		{"rootfs 0", `{` + base + `,"rootfs_size_mb":0}`, 422, "rootfs_size_mb: 0 is not between 1 and 1024."},
+		{"rootfs too big", `{` + base + `,"rootfs_size_mb":1025}`, 422, "rootfs_size_mb:"},
+		{"rootfs a fraction", `{` + base + `,"rootfs_size_mb":1.5}`, 422, "rootfs_size_mb: expected a whole number."},
+		{"defaults too long", `{` + base + `,"defaults":"` + strings.Repeat("x", 20481) + `"}`, 422, "defaults:"},
+		{"repositories_mode", `{` + base + `,"repositories_mode":"x"}`, 422, "repositories_mode:"},
+		{"repository name", `{` + base + `,"repositories":{"a b":"https://feeds.example/allowed/x"}}`, 422, "repositories:"},
+		{"repository URL", `{` + base + `,"repositories":{"a":"file:///etc"}}`, 422, "repositories:"},
+		{"defaults off", `{` + base + `,"defaults":"reboot"}`, 400, "Handling `defaults` not enabled on server"},
+		{"repository not allowed", `{` + base + `,"repositories":{"a":"https://evil.example/"}}`, 400, "Repository not allowed: https://evil.example/"},
+		{"release", `{"version":"9.9","target":"ath79/generic","profile":"x"}`, 400, "Unsupported branch: 9.9"},
+		{"target", `{"version":"24.10.4","target":"no/such","profile":"x"}`, 400, "Unsupported target: no/such"},
+		{"profile", `{"version":"24.10.4","target":"ath79/generic","profile":"x"}`, 400, "Unsupported profile: x"},
+		{"too large", `{"client":"` + strings.Repeat("x", 1<<20) + `"}`, 422, "The request is larger than"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			a := ts.post(tt.body)
+			detail, _ := a.json["detail"].(string)
+			if a.status != tt.status || a.json["status"] != float64(tt.status) || !strings.HasPrefix(detail, tt.detail) {
+				t.Errorf("got %d %s", a.status, a.raw)
+			}
+			if code, _ := a.json["code"].(string); code == "" {
+				t.Errorf("no code in %s", a.raw)
+			}
+		})
+	}
+	if waiting, building := ts.queue.Length(); waiting+building+int(ts.builder.builds.Load()) != 0 {
+		t.Error("a refused request changed something")
+	}
+}
+
+func TestWhatClientsSendBeyondTheDocumentIsAccepted(t *testing.T) {
+	ts := start(t, func(o *Options) { o.AllowDefaults = false })
+	base := `"version":"24.10.4","target":"ath79/generic","profile":"tplink,archer-c7-v5"`
+	for name, body := range map[string]string{
+		"unknown keys and nulls": `{` + base + `,"efi":true,"partsize":null,"rootfs_size_mb":null,"filesystem":null,"packages":null,"defaults":null,"client":null}`,
+		"selector's empties":     `{` + base + `,"defaults":"","repositories":{},"repository_keys":[],"packages":[]}`,
+		"both lists":             `{` + base + `,"packages":["vim"],"packages_versions":{"tmux":"1-r1"}}`,
+		"an allowed feed":        `{` + base + `,"repositories":{"mesh":"https://feeds.example/allowed/mips"},"repositories_mode":"append"}`,
+	} {
+		if a := ts.post(body); a.status != 202 && a.status != 200 {
+			t.Errorf("%s: %d %s", name, a.status, a.raw)
+		}
+	}
+	for _, path := range []string{"//api/v1/build", "/api//v1/build?1732370000", "/api/v1/build/"} {
+		if a := ts.do(http.MethodPost, path, plainBody("luci")); a.status != 202 && a.status != 200 {
+			t.Errorf("POST %s: %d %s", path, a.status, a.raw)
+		}
+	}
+}
+
+func TestFiftyClientsOneBuild(t *testing.T) {
+	ts := start(t, nil)
+	release := ts.holdBuilds()
+	var wg sync.WaitGroup
+	hashes := make([]string, 50)
+	for i := range hashes {
+		wg.Go(func() { hashes[i] = ts.post(plainBody("luci")).hash() })
+	}
+	wg.Wait()
+	release()
+	for _, h := range hashes {
+		if h != hashes[0] {
+			t.Fatalf("%s and %s", h, hashes[0])
+		}
+	}
+	if a := ts.await(hashes[0]); a.status != 200 {
+		t.Fatalf("%d %s", a.status, a.raw)
+	}
+	if n := ts.builder.builds.Load(); n != 1 {
+		t.Errorf("%d builds", n)
+	}
+}
+
+func TestFullQueueAsksToTryAgain(t *testing.T) {
+	ts := start(t, nil)
+	ts.holdBuilds()
+	var last answer
+	for i := range 30 {
+		last = ts.post(plainBody(fmt.Sprint("p", i)))
+		if last.status == 503 {
+			break
+		}
+	}
+	if last.status != 503 || last.header.Get("Retry-After") == "" || last.json["code"] != "queue_full" || len(last.json["detail"].(string)) < 20 {
+		t.Errorf("got %d %v %s", last.status, last.header, last.raw)
+	}
+}
+
+func TestUpstreamUnknownYet(t *testing.T) {
+	ts := start(t, nil)
+	ts.catalog.down.Store(true)
+	for _, a := range []answer{ts.post(plainBody("luci")), ts.get("/json/v1/overview.json"), ts.get("/json/v1/branches.json"), ts.get("/api/v1/latest")} {
+		if a.status != 503 || a.header.Get("Retry-After") == "" {
+			t.Errorf("got %d %s", a.status, a.raw)
+		}
+	}
+	if a := ts.get("/healthz"); a.status != 503 || a.json["status"] != "failing" {
+		t.Errorf("health: %d %s", a.status, a.raw)
+	}
+}
+
+func TestUnknownHash(t *testing.T) {
+	ts := start(t, nil)
+	for _, path := range []string{"/api/v1/build/testtesttest", "/api/v1/build/" + strings.Repeat("a", 64), "/api/v1/build/..%2f..%2fx"} {
+		if a := ts.get(path); a.status != 404 || a.json["status"] != 404.0 {
+			t.Errorf("%s: %d %s", path, a.status, a.raw)
+		}
+	}
+	if a := ts.do(http.MethodPost, "/api/v1/build/0222f0cd9290", ""); a.status != 405 || a.json["status"] != 405.0 || a.header.Get("Allow") == "" {
+		t.Errorf("POST: %d %s", a.status, a.raw)
+	}
+}
