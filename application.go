@@ -68,9 +68,10 @@ func newLogger(cfg *Config, w io.Writer) zerolog.Logger {
 // that needs the network. Close it in any case.
 func newApplication(cfg *Config, log zerolog.Logger, more extras) (a *application, err error) {
 	a = &application{cfg: cfg, log: log}
+	opened := a
 	defer func() {
 		if err != nil {
-			a.close()
+			err = errors.Join(err, opened.close())
 		}
 	}()
 	if err := os.MkdirAll(cfg.Data, 0o750); err != nil {
@@ -145,6 +146,7 @@ func upstreamBranches(configured []Branch) []upstream.BranchConfig {
 		for _, change := range b.PackageChanges {
 			branch.PackageChanges = append(branch.PackageChanges, upstream.PackageChange(change))
 		}
+		branch.Versions = b.Versions
 		out = append(out, branch)
 	}
 	return out

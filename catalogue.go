@@ -54,11 +54,11 @@ func (c catalogue) Resolve(ctx context.Context, r imagebuilder.Request) (imagebu
 }
 
 func (c catalogue) Revision(ctx context.Context, version, target string) (string, error) {
-	t, err := c.upstream.Target(ctx, version, target)
+	profiles, err := c.upstream.Profiles(ctx, version, target)
 	if err != nil {
 		return "", err
 	}
-	return t.Generation.Revision, nil
+	return profiles.VersionCode, nil
 }
 
 func (c catalogue) Profile(ctx context.Context, path, target, profile string) ([]byte, error) {

@@ -288,11 +288,17 @@ var stageTexts = map[string]string{
 func (c *imageClient) show(r *buildReply) {
 	wait := ""
 	if r.ExpectedWait != nil && *r.ExpectedWait >= 1 {
-		wait = ", expected wait " + roughly(time.Duration(min(*r.ExpectedWait, 1e6)*float64(time.Second)))
+		wait = roughly(time.Duration(min(*r.ExpectedWait, 1e6) * float64(time.Second)))
 	}
 	if r.QueuePosition != nil {
+		if wait != "" {
+			wait = ", expected wait " + wait
+		}
 		c.screen.state("queue:"+strconv.Itoa(*r.QueuePosition), "in the queue, position %d%s", *r.QueuePosition, wait)
 		return
+	}
+	if wait != "" {
+		wait = ", about " + wait + " to go"
 	}
 	text := stageTexts[r.ImageBuilderStatus]
 	if text == "" {

@@ -165,7 +165,8 @@ var archer = []string{"--version", "24.10.4", "--target", "ath79/generic", "--pr
 func with(args []string, more ...string) []string { return append(slices.Clone(args), more...) }
 
 func TestBuildFromRequestToFile(t *testing.T) {
-	s := newFakeServer(t, queued(3, 240), queued(3, 200), queued(1, 30), building("init"), building("building_image"), done())
+	s := newFakeServer(t, queued(3, 240), queued(3, 200), queued(1, 30), building("init"),
+		answer(202, map[string]any{"imagebuilder_status": "building_image", "expected_wait_seconds": 75}), done())
 	s.store = serveContent(testContent)
 	dir := t.TempDir()
 	code, out, errs := s.fetchImage(t, t.Context(), false, with(archer, "--packages", "luci -ppp", "-o", dir)...)
@@ -179,7 +180,7 @@ func TestBuildFromRequestToFile(t *testing.T) {
 	want := `in the queue, position 3, expected wait 4 min
 in the queue, position 1, expected wait 30 s
 starting
-building the image
+building the image, about 75 s to go
 downloading ` + testImage + ` (360 kB)
 `
 	if diff := cmp.Diff(want, errs); diff != "" {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -22,12 +21,11 @@ import (
 // defaults, then attendant.toml, then ATTENDANT_* variables, then flags; the
 // table in config_settings.go describes each key.
 type Config struct {
-	Listen         string         // host:port; an empty host is all addresses
-	PublicURL      string         // where clients reach this server; "" is unknown
-	Contact        string         // shown to users; "" is nobody
-	TrustedProxies []netip.Prefix // whose X-Forwarded-* headers are believed
-	Data           string         // folder
-	Control        string         // path of the control socket
+	Listen    string // host:port; an empty host is all addresses
+	PublicURL string // where clients reach this server; "" is unknown
+	Contact   string // shown to users; "" is nobody
+	Data      string // folder
+	Control   string // path of the control socket
 
 	Upstream            string // URL
 	Keys                string // folder of trusted usign public keys

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"net"
-	"net/netip"
 	"net/url"
 	"reflect"
 	"strconv"
@@ -84,10 +83,6 @@ var settings = []setting{
 		help:    "Who runs this server: a name, an address. Shown to users.",
 		allowed: fmt.Sprintf("one line of at most %d bytes", maxContactLength),
 		set:     setContact, text: func(c *Config) string { return c.Contact }},
-	{key: "trusted_proxies", group: groupServer, kind: listValue, placeholder: "NET,…",
-		help:    "Networks of reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are believed.",
-		allowed: `a list of addresses or networks, as "127.0.0.1" or "10.0.0.0/8"`,
-		set:     setProxies, text: textProxies},
 	{key: "data", group: groupServer, def: "./attendant-data", placeholder: "DIR",
 		help:    "Folder for everything that attendant keeps.",
 		doc:     "All of it must be on one file system, with case-sensitive names, from which programs may run.\nNo spaces in the path: ImageBuilders do not work in such.\nA relative path is relative to the folder in which attendant is started.",
@@ -382,37 +377,6 @@ func splitList(text string) []string {
 	return items
 }
 
-func setProxies(c *Config, text string) error {
-	var proxies []netip.Prefix
-	for _, item := range splitList(text) {
-		if addr, err := netip.ParseAddr(item); err == nil && addr.Zone() == "" {
-			proxies = append(proxies, netip.PrefixFrom(addr, addr.BitLen()))
-			continue
-		}
-		prefix, err := netip.ParsePrefix(item)
-		if err != nil {
-			return fmt.Errorf("%.100q is neither an address nor a network", item)
-		}
-		proxies = append(proxies, prefix.Masked())
-	}
-	c.TrustedProxies = proxies
-	return nil
-}
-
-func textProxies(c *Config) string {
-	items := make([]string, len(c.TrustedProxies))
-	for i, p := range c.TrustedProxies {
-		items[i] = p.String()
-		if p.IsSingleIP() {
-			items[i] = p.Addr().String()
-		}
-	}
-	return strings.Join(items, ",")
-}
-
-// setAllowList wants prefixes that can mean only one host and stores them with
-// a final slash, so that "https://example.org" does not let
-// "https://example.org.evil.example" in.
 func setAllowList(c *Config, text string) error {
 	var prefixes []string
 	for _, item := range splitList(text) {

@@ -63,6 +63,7 @@ func (l listFailure) httpError() bool { return l.code == 8 }
 const maxFindings = 200
 
 func note(list *[]string, s string) {
+	s = cutText(s, 200)
 	if s != "" && len(*list) < maxFindings && !slices.Contains(*list, s) {
 		*list = append(*list, s)
 	}
@@ -78,10 +79,10 @@ type pattern struct {
 }
 
 var patterns = []pattern{
-	{"does not exist!", regexp.MustCompile(`^Profile "([^"]*)" does not exist!$`), func(f *findings, m []string) { f.unknownProfile = m[1] }},
-	{"is not available!", regexp.MustCompile(`^Filesystem "([^"]*)" is not available!$`), func(f *findings, m []string) { f.unknownFilesystem = m[1] }},
+	{"does not exist!", regexp.MustCompile(`^Profile "([^"]*)" does not exist!$`), func(f *findings, m []string) { f.unknownProfile = cutText(m[1], 200) }},
+	{"is not available!", regexp.MustCompile(`^Filesystem "([^"]*)" is not available!$`), func(f *findings, m []string) { f.unknownFilesystem = cutText(m[1], 200) }},
 	{"Available filesystems:", regexp.MustCompile(`^Available filesystems: (.*)$`), func(f *findings, m []string) {
-		f.filesystems = strings.Join(strings.Fields(m[1]), ", ")
+		f.filesystems = cutText(strings.Join(strings.Fields(m[1]), ", "), 500)
 	}},
 
 	{"Cannot install package", regexp.MustCompile(`Cannot install package (\S+)\.$`), func(f *findings, m []string) { note(&f.uninstalled, m[1]) }},
@@ -146,7 +147,7 @@ var patterns = []pattern{
 	{"Build dependency:", regexp.MustCompile(`^Build dependency: (?:Please install )?(?:the )?(.*)$`), func(f *findings, m []string) { note(&f.prerequis, m[1]) }},
 	{"'... failed.", regexp.MustCompile(`^Checking '([^']+)'\.\.\. failed\.$`), func(f *findings, m []string) { note(&f.failedCheck, m[1]) }},
 	{"No such file or directory", regexp.MustCompile(`^/usr/bin/env: .(bash|perl|python3)[^/]: No such file or directory$`), func(f *findings, m []string) { note(&f.prerequis, m[1]) }},
-	{"command not found", regexp.MustCompile(`^(?:/bin/)?(?:ba)?sh: (?:line )?\d+: ([\w.+-]+): (?:command )?not found$`), func(f *findings, m []string) { note(&f.notFound, m[1]) }},
+	{"not found", regexp.MustCompile(`^(?:/bin/)?(?:ba)?sh: (?:line )?\d+: ([\w.+-]+): (?:command )?not found$`), func(f *findings, m []string) { note(&f.notFound, m[1]) }},
 
 	{"No space left on device", regexp.MustCompile(`No space left on device`), func(f *findings, _ []string) { f.noSpace = true }},
 	{"Disk quota exceeded", regexp.MustCompile(`Disk quota exceeded`), func(f *findings, _ []string) { f.noSpace = true }},
@@ -182,7 +183,7 @@ func (f *findings) line(stdout bool, line string) {
 		}
 	}
 	if !stdout && isComplaint(line) {
-		f.lastErrors = append(f.lastErrors, strings.TrimSpace(line))
+		f.lastErrors = append(f.lastErrors, cutText(strings.TrimSpace(line), 500))
 		if len(f.lastErrors) > 3 {
 			f.lastErrors = f.lastErrors[1:]
 		}
@@ -301,6 +302,7 @@ func (f *findings) explain(name string) {
 // need notes that name is in no feed, and who needs it.
 func (f *findings) need(name, by string) {
 	note(&f.unknown, name)
+	name, by = cutText(name, 200), cutText(by, 200)
 	if by == "" || len(f.neededBy) >= maxFindings {
 		return
 	}
@@ -337,7 +339,7 @@ func (f *findings) list(url string, code int) {
 		}
 	}
 	if len(f.lists) < maxFindings {
-		f.lists = append(f.lists, listFailure{url, code})
+		f.lists = append(f.lists, listFailure{cutText(url, 500), code})
 	}
 }
 

@@ -133,10 +133,10 @@ func (f *findings) selection(missing []string) *imagebuilder.Error {
 		head += ":"
 	}
 	if len(missing) > 0 {
-		head += " missing (" + strings.Join(missing, ", ") + ")"
+		head += " missing (" + enumerate(missing, 30) + ")"
 	}
 	if len(conflicts) > 0 {
-		head += " conflicts (" + strings.Join(conflicts, ", ") + ")"
+		head += " conflicts (" + enumerate(conflicts, 30) + ")"
 	}
 	code := imagebuilder.CodePackageSelect
 	var why []string

@@ -133,7 +133,7 @@ func adbFile(schema string, deflate bool, blocks ...[]byte) ([]byte, error) {
 	}
 	var out bytes.Buffer
 	out.WriteString("ADBd")
-	w, err := flate.NewWriter(&out, flate.DefaultCompression)
+	w, err := flate.NewWriter(&out, flate.BestSpeed)
 	if err != nil {
 		return nil, err
 	}

@@ -27,6 +27,11 @@ type member struct {
 // the folders they need, all owned by root and of one time.
 func tarball(members []member, prefix string, mtime time.Time) ([]byte, error) {
 	var buf bytes.Buffer
+	size := 4 << 10
+	for _, m := range members {
+		size += len(m.data) + 2<<10
+	}
+	buf.Grow(size)
 	w := tar.NewWriter(&buf)
 	made := map[string]bool{".": true, "": true}
 	header := func(h tar.Header) error {

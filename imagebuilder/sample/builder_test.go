@@ -16,8 +16,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-
-	"attendant/imagebuilder/sample"
 )
 
 var update = flag.Bool("update", false, "write golden files")
@@ -345,11 +343,8 @@ func TestRelativeBinDir(t *testing.T) {
 
 func TestSlow(t *testing.T) {
 	t.Parallel()
-	tree := t.TempDir()
-	if err := sample.Write(tree, sample.Options{BaseURL: treeURL, Slow: 1500 * time.Millisecond}); err != nil {
-		t.Fatal(err)
-	}
-	r := runMake(t, unpack(t, tree, "apk-ath79"), "image", "PROFILE=glinet_gl-ar150")
+	dir := unpack(t, slowTree(t), "apk-ath79")
+	r := runMake(t, dir, "image", "PROFILE=glinet_gl-ar150")
 	r.want(t, 0, "out: Still building: 1.5 s to go.", "out: Still building: 0.5 s to go.")
 	if r.took < 1500*time.Millisecond {
 		t.Errorf("took %s", r.took)

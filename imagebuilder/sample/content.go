@@ -2,23 +2,22 @@ package sample
 
 import (
 	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"strings"
+	"sync"
 )
 
 // noise returns n bytes that do not compress, the same for the same name: it
 // stands for kernels and other binaries.
 func noise(name string, n int) []byte {
-	out := make([]byte, 0, n+sha256.Size)
-	var block [8]byte
-	for i := uint64(0); len(out) < n; i++ {
-		binary.BigEndian.PutUint64(block[:], i)
-		sum := sha256.Sum256(append([]byte(name), block[:]...))
-		out = append(out, sum[:]...)
-	}
-	return out[:n]
+	out := make([]byte, n)
+	rand.NewChaCha8(sha256.Sum256([]byte(name))).Read(out) //nolint:errcheck // never fails
+	return out
 }
+
+// zeros are shared by all that hold nothing else; nobody writes to them.
+var zeros = sync.OnceValue(func() []byte { return make([]byte, 16<<20) })
 
 // content makes the bytes of a package's file and its permission bits.
 func content(p *pkg, f packageFile, r *release, t *target) ([]byte, int64) {
@@ -53,7 +52,7 @@ func content(p *pkg, f packageFile, r *release, t *target) ([]byte, int64) {
 		text = fmt.Sprintf("# %s of %s %s, a package of attendant's sample distribution\n", f.path, p.base, p.version)
 	}
 	if f.size > 1<<20 {
-		return make([]byte, f.size), mode
+		return zeros()[:f.size], mode
 	}
 	if extra := f.size - len(text); extra > 0 {
 		return append([]byte(text), noise(p.name+p.version+p.arch+f.path, extra)...), mode

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"attendant/imagebuilder/sample"
@@ -32,7 +33,7 @@ func TestFailures(t *testing.T) {
 			{"manifest; PACKAGES=kernel-pinned", []string{"err: cannot find dependency kernel (= 6.6.110~00000000000000000000000000000000-r1) for kernel-pinned"}},
 			{"manifest; PACKAGES=conflict-b conflict-a", []string{"err:  * check_conflicts_for: The following packages conflict with conflict-a:\n * check_conflicts_for: \tconflict-b * \n",
 				"err:  * opkg_install_cmd: Cannot install package conflict-a."}},
-			{"manifest; PACKAGES=dnsmasq-full", []string{"err:  * check_data_file_clashes: Package dnsmasq wants to install file /", "err: /etc/init.d/dnsmasq\n\tBut that file is already provided by package  * dnsmasq-full"}},
+			{"manifest; PACKAGES=dnsmasq-full", []string{"err:  * check_data_file_clashes: Package dnsmasq wants to install file /", "err: \n\tBut that file is already provided by package  * dnsmasq-full"}},
 			{"manifest; PACKAGES=fileclash-a fileclash-b", []string{"err: Package fileclash-b wants to install file /", "err: provided by package  * fileclash-a"}},
 			{"manifest; PACKAGES=failing-postinst", []string{"err: postinst says no", `err:  * pkg_run_script: package "failing-postinst" postinst script returned status 3.`,
 				"err:  * opkg_configure: failing-postinst.postinst returned 3."}},
@@ -150,46 +151,62 @@ func TestTooBig(t *testing.T) {
 	}
 }
 
-// switchedServer serves the tree as long as it is told to.
+// switchedServer serves the tree, with exceptions.
 type switchedServer struct {
 	*httptest.Server
-	fail func(*http.Request) bool
+	missing atomic.Value      // string: requests with this in their path find nothing
+	instead map[string][]byte // content by path; not changed while it serves
 }
 
-func serveTree(t *testing.T, dir string) *switchedServer {
+func serveTree(t *testing.T, instead map[string][]byte) *switchedServer {
 	t.Helper()
-	s := &switchedServer{fail: func(*http.Request) bool { return false }}
-	files := http.FileServer(http.Dir(dir))
+	s := &switchedServer{instead: instead}
+	s.missing.Store("")
+	files := http.FileServer(http.Dir(treeDir))
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if s.fail(r) {
+		switch data, is := s.instead[r.URL.Path]; {
+		case s.missing.Load() != "" && strings.Contains(r.URL.Path, s.missing.Load().(string)):
 			http.NotFound(w, r)
-			return
+		case is:
+			w.Write(data) //nolint:errcheck // the client sees it
+		default:
+			files.ServeHTTP(w, r)
 		}
-		files.ServeHTTP(w, r)
 	}))
 	t.Cleanup(s.Close)
 	return s
 }
 
+// unpackFor unpacks a builder and makes its feeds those of a server.
+func (s *switchedServer) unpackFor(t *testing.T, name string) string {
+	t.Helper()
+	dir := unpack(t, treeDir, name)
+	for _, conf := range []string{"repositories", "repositories.conf"} {
+		conf = filepath.Join(dir, conf)
+		if text, err := os.ReadFile(conf); err == nil {
+			if err := os.WriteFile(conf, []byte(strings.ReplaceAll(string(text), treeURL, s.URL)), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return dir
+}
+
 func TestFeedsUnreachable(t *testing.T) {
 	t.Parallel()
-	tree := t.TempDir()
-	server := serveTree(t, tree)
-	if err := sample.Write(tree, sample.Options{BaseURL: server.URL}); err != nil {
-		t.Fatal(err)
-	}
-	opkg, apk := unpack(t, tree, "opkg-x86"), unpack(t, tree, "apk-x86")
-	freshOpkg, freshApk := unpack(t, tree, "opkg-x86"), unpack(t, tree, "apk-x86")
+	server := serveTree(t, nil)
+	opkg, apk := server.unpackFor(t, "opkg-x86"), server.unpackFor(t, "apk-x86")
+	freshOpkg, freshApk := server.unpackFor(t, "opkg-x86"), server.unpackFor(t, "apk-x86")
 
 	// One feed that answers 404.
-	server.fail = func(r *http.Request) bool { return strings.Contains(r.URL.Path, "/luci/") }
+	server.missing.Store("/luci/")
 	url := server.URL + "/releases/24.10.4/packages/x86_64/luci/Packages.gz"
 	runMake(t, opkg, "manifest", "PACKAGES=luci").want(t, 2, "err: *** Failed to download the package list from "+url,
 		"err:  * opkg_download: Failed to download "+url+", wget returned 8.", "err:  * opkg_install_cmd: Cannot install package luci.")
 	runMake(t, apk, "manifest", "PACKAGES=luci").want(t, 2, "err: ERROR: wget: exited with error 8",
 		"err: WARNING: updating and opening "+server.URL+"/snapshots/packages/x86_64/luci/packages.adb: unexpected end of file",
 		"err:   luci (no such package):")
-	server.fail = func(*http.Request) bool { return false }
+	server.missing.Store("")
 	runMake(t, opkg, "manifest").want(t, 0)
 	runMake(t, apk, "manifest").want(t, 0)
 
@@ -209,24 +226,19 @@ func TestFeedsUnreachable(t *testing.T) {
 
 func TestDamagedPackagesAndUnknownKeys(t *testing.T) {
 	t.Parallel()
-	tree := t.TempDir()
-	server := serveTree(t, tree)
-	if err := sample.Write(tree, sample.Options{BaseURL: server.URL}); err != nil {
-		t.Fatal(err)
-	}
+	damaged := map[string][]byte{}
 	for _, pattern := range []string{"releases/24.10.4/packages/x86_64/packages/cowsay_*", "snapshots/packages/x86_64/packages/cowsay-*"} {
-		names, err := filepath.Glob(filepath.Join(tree, pattern))
+		names, err := filepath.Glob(filepath.Join(treeDir, pattern))
 		if err != nil || len(names) != 1 {
 			t.Fatal(names, err)
 		}
 		data := read(t, names[0])
 		data[len(data)/2] ^= 1
 		data[150] ^= 1
-		if err := os.WriteFile(names[0], data, 0o644); err != nil {
-			t.Fatal(err)
-		}
+		damaged[strings.TrimPrefix(names[0], treeDir)] = data
 	}
-	opkg, apk := unpack(t, tree, "opkg-x86"), unpack(t, tree, "apk-x86")
+	server := serveTree(t, damaged)
+	opkg, apk := server.unpackFor(t, "opkg-x86"), server.unpackFor(t, "apk-x86")
 	runMake(t, opkg, "manifest", "PACKAGES=cowsay").want(t, 2, "err: Checksum or size mismatch for package cowsay.")
 	runMake(t, apk, "manifest", "PACKAGES=cowsay").want(t, 2, "err: ERROR: cowsay-3.04-r1: file format is invalid or inconsistent")
 

@@ -40,6 +40,7 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(dir)
+		defer os.RemoveAll(dir + "-slow")
 		server := httptest.NewServer(http.FileServer(http.Dir(dir)))
 		defer server.Close()
 		treeDir, treeURL = dir, server.URL

@@ -237,7 +237,7 @@ func (x *extraction) folder(name string, h *tar.Header) error {
 }
 
 func (x *extraction) file(t *tar.Reader, name string, h *tar.Header) error {
-	if h.Size < 0 || x.bytes+h.Size > x.maxBytes {
+	if h.Size < 0 || h.Size > x.maxBytes-x.bytes {
 		return badArchive("unpacked it has more than %d bytes", x.maxBytes)
 	}
 	mode := os.FileMode(0o644)

@@ -162,6 +162,9 @@ func builderError(src source, err error) error {
 	return imagebuilder.Errorf(code, detail, src.name).WithCause(err)
 }
 
+// errLocal: one of Options.LocalBuilders cannot be read.
+var errLocal = errors.New("the operator's own ImageBuilder")
+
 // localSums remembers the sums of the operator's own archives.
 type localSums struct {
 	mu   sync.Mutex
@@ -187,7 +190,7 @@ func (u *Upstream) useLocal(c *core, version, target string) error {
 		}
 		sum, err := u.localSum(path)
 		if err != nil {
-			return fmt.Errorf("the operator's ImageBuilder: %w", err)
+			return fmt.Errorf("%w: %w", errLocal, err)
 		}
 		c.local, c.builder, c.builderSum = path, filepath.Base(path), sum
 	}

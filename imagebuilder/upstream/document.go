@@ -10,7 +10,7 @@ import (
 
 // Back-off after failures.
 const (
-	firstBackoff = 5 * time.Second
+	firstBackoff = 2 * time.Second
 	maxBackoff   = 10 * time.Minute
 	// unusedAfter is how long nobody has asked for a document that is no
 	// longer looked after.
@@ -100,15 +100,15 @@ func (d *document[T]) get(ctx context.Context) (*T, seen, error) {
 				return nil, seen{}, errClosed
 			}
 		}
-		flight := d.flight
+		landed := d.landed
 		d.mu.Unlock()
 		select {
-		case <-flight:
+		case <-landed:
 		case <-ctx.Done():
 			return nil, seen{}, errPending
 		}
 		d.mu.Lock()
-		if d.value == nil && d.flight == nil && d.lost() {
+		if d.value == nil && d.lost() {
 			err := d.err
 			d.mu.Unlock()
 			return nil, seen{}, err
@@ -173,13 +173,22 @@ func (d *document[T]) start() bool {
 		d.fly(d.u.ctx)
 		d.mu.Lock()
 		d.flight = nil
+		d.land()
 		d.mu.Unlock()
 		close(flight)
 	}) {
 		return false
 	}
-	d.flight = flight
+	d.flight, d.landed = flight, make(chan struct{})
 	return true
+}
+
+// land lets those go on who wait for the value; d.mu is held.
+func (d *document[T]) land() {
+	if d.landed != nil {
+		close(d.landed)
+		d.landed = nil
+	}
 }
 
 // fly loads what is on disk if nothing is in memory, else asks upstream.
@@ -208,14 +217,18 @@ func (d *document[T]) fly(ctx context.Context) {
 	if ctx.Err() != nil {
 		err = errClosed
 	}
-	d.land(s, fresh, err)
+	if rec, changed := d.take(s, fresh, err); rec != nil {
+		d.keep(s, rec, changed)
+	}
 }
 
-// land takes in the result of a flight to upstream.
-func (d *document[T]) land(s *session, fresh *T, err error) {
+// take puts the result of a flight to upstream in force. What it returns has
+// to be kept on disk.
+func (d *document[T]) take(s *session, fresh *T, err error) (rec *record, changed bool) {
 	now := d.u.o.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	defer d.land()
 	d.forced = false
 	if err != nil {
 		d.err = err
@@ -228,7 +241,7 @@ func (d *document[T]) land(s *session, fresh *T, err error) {
 		default:
 			d.u.o.Log.Warn("upstream's data could not be renewed", "document", d.key, "failures", d.fails, "held", d.value != nil, "error", err)
 		}
-		return
+		return nil, false
 	}
 	d.err, d.fails, d.next, d.soon = nil, 0, time.Time{}, time.Time{}
 	if s.partial {
@@ -237,24 +250,36 @@ func (d *document[T]) land(s *session, fresh *T, err error) {
 	d.checked = now
 	d.value, d.unusable = fresh, false
 	if len(s.files) == 0 && len(s.absent) == 0 {
-		return // a document made of others
+		return nil, false // a document made of others
 	}
-	rec := s.record(d.key)
+	rec = s.record(d.key)
 	rec.Checked, rec.Used = now, d.used
+	return rec, d.rec == nil || s.changed()
+}
+
+// keep writes a record. Only flights call it, and there is one at a time:
+// nobody waits for the disk.
+func (d *document[T]) keep(s *session, rec *record, changed bool) {
+	age := rec.Checked.Sub(d.noted)
+	var err error
 	switch {
-	case d.rec == nil || s.changed():
-		if err := d.u.state.commit(s.old, rec); err != nil {
-			d.u.o.Log.Error("upstream's data could not be kept on disk", "document", d.key, "error", err)
-			d.dirty = true
+	case changed:
+		err = d.u.state.commit(s.old, rec)
+	case age >= noteEvery || age < 0:
+		err = d.u.state.note(rec)
+	}
+	if err != nil {
+		d.u.o.Log.Error("upstream's data could not be kept on disk", "document", d.key, "error", err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if changed {
+		if d.dirty = err != nil; d.dirty {
 			return
 		}
-		d.dirty = false
-		d.noted = now
-	case now.Sub(d.noted) >= noteEvery || now.Before(d.noted):
-		if err := d.u.state.note(rec); err != nil {
-			d.u.o.Log.Error("upstream's data could not be kept on disk", "document", d.key, "error", err)
-		}
-		d.noted = now
+	}
+	if changed || age >= noteEvery || age < 0 {
+		d.noted = rec.Checked
 	}
 	for _, f := range rec.Files {
 		f.data = nil
@@ -295,7 +320,7 @@ func (d *document[T]) drop() {
 // documents do not come back all at once.
 func backoff(fails int) time.Duration {
 	wait := maxBackoff
-	if fails < 8 {
+	if fails < 10 {
 		wait = min(firstBackoff<<(fails-1), maxBackoff)
 	}
 	return wait*3/4 + rand.N(wait/2)

@@ -181,7 +181,7 @@ var ways = map[string]func(w http.ResponseWriter, r *http.Request, content strin
 		return true
 	},
 	"redirect in a circle": func(w http.ResponseWriter, r *http.Request, _ string) bool {
-		http.Redirect(w, r, r.URL.Path, 302)
+		http.Redirect(w, r, r.URL.Path, http.StatusFound)
 		return true
 	},
 	"silence": func(w http.ResponseWriter, r *http.Request, _ string) bool { <-r.Context().Done(); return true },

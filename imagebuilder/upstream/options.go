@@ -85,8 +85,8 @@ func (o *Options) fill() error {
 	var problems []error
 	bad := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
 	o.URL = strings.TrimRight(o.URL, "/")
-	if u, err := url.Parse(o.URL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
-		bad("%q is not an http or https address", o.URL)
+	if u, err := url.Parse(o.URL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		bad("%q is not a plain http or https address", o.URL)
 	}
 	if dir, err := filepath.Abs(o.Dir); err != nil || o.Dir == "" {
 		bad("the data folder %q is not a path", o.Dir)

@@ -21,7 +21,7 @@ const (
 	fetchSlots = 4
 	// documentsInMemory bounds the targets and architectures whose data is in
 	// memory; the rest is read from disk when it is asked for.
-	documentsInMemory = 48
+	documentsInMemory = 32
 	// renewEvery is how often Run looks for what is due.
 	renewEvery = 15 * time.Second
 )
@@ -207,6 +207,9 @@ func unavailable(what string, err error) *imagebuilder.Error {
 		why = "has a wrong signature on the download server"
 	case errors.Is(err, errMismatch):
 		why = "is only half published on the download server"
+	case errors.Is(err, errLocal):
+		return imagebuilder.Errorf(imagebuilder.CodeUpstreamUnavailable,
+			"The server has no usable data on %s: its operator's own ImageBuilder cannot be read. Please tell the server's operator.", what).WithCause(err)
 	case errors.Is(err, errAbsent):
 		why = "is not on the download server"
 	case errors.Is(err, errClosed):

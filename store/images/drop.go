@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"attendant/imagebuilder"
@@ -184,7 +185,7 @@ func (c *Cache) examine(k store.Key) {
 	why := ""
 	foundBytes, foundDisk, err := folderSize(filepath.Join(c.imagesDir, k.String()))
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR):
 		why = "its folder has vanished"
 	case err != nil:
 		c.o.Log.Error("an image set could not be examined", "hash", k.String(), "error", err)

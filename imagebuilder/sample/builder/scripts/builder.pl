@@ -1,6 +1,7 @@
 #!/usr/bin/perl
-# Does the steps of the Makefile. One step per run; what a step leaves for the
-# next lies in the tree, as with the real ImageBuilder.
+# Does the steps of the Makefile that it is given, up to the first that fails.
+# What a step leaves for the next lies in the tree, as with the real
+# ImageBuilder.
 use strict;
 use warnings;
 
@@ -16,7 +17,6 @@ $| = 1;
 $ENV{LC_ALL} = 'C';
 delete $ENV{SOURCE_DATE_EPOCH};    # mksquashfs wants it told once
 
-my $step = shift @ARGV // 'help';
 my $tree = Sample::Tree->new($ENV{TOPDIR} // '.');
 
 sub manager {
@@ -35,7 +35,7 @@ my %steps = (
     prerequisites            => sub { $tree->prerequisites },
     announce                 => sub { $tree->announce },
     wipe                     => sub { $tree->wipe },
-    need_package             => sub { $tree->need_package(@ARGV) },
+    need_package             => sub { $tree->need_package($ENV{STEP}) },
     package_reload           => sub { manager()->reload },
     package_install          => sub { manager()->install },
     package_list_installed   => sub { manager()->print_manifest(\*STDOUT, $ENV{STRIP_ABI}) },
@@ -47,5 +47,8 @@ my %steps = (
     json_overview_image_info => sub { Sample::Image::overview($tree) },
     checksum                 => sub { Sample::Image::checksum($tree) },
 );
-my $do = $steps{$step} or die "no such step: $step\n";
-exit($do->() // 0);
+for my $step (@ARGV) {
+    my $do = $steps{$step} or die "no such step: $step\n";
+    my $code = $do->();
+    exit $code if $code;
+}

@@ -55,6 +55,9 @@ sub reload {
     my @remote = grep { $_->{url} !~ /^file:(?!\/)/ } @feeds;
     my $codes  = Sample::Fetch::fetch($new,
         map { my $feed = $_; map { [ "$feed->{url}/$_", "$feed->{name}.$_" ] } $feed->{gz} ? 'Packages.gz' : 'Packages', $self->{check} ? 'Packages.sig' : () } @remote);
+    my @packed = grep { -e } map { "$new/$_->{name}.Packages.gz" } @remote;
+    my %text;
+    @text{@packed} = Sample::Archive::gunzip_files(@packed);
     my $said = '';
     for my $feed (@feeds) {
         my $index = $feed->{gz} ? 'Packages.gz' : 'Packages';
@@ -70,7 +73,7 @@ sub reload {
             $said .= "*** Failed to download the package list from $feed->{url}/$index\n\n";
             next;
         }
-        my $text = $feed->{gz} ? Sample::Archive::gunzip_file("$new/$feed->{name}.Packages.gz") : Sample::Tree::read_file("$new/$feed->{name}.Packages");
+        my $text = $feed->{gz} ? $text{"$new/$feed->{name}.Packages.gz"} : Sample::Tree::read_file("$new/$feed->{name}.Packages");
         Sample::Tree::write_file($list, $text // '');
         $said .= "Updated list of available packages in $list\n";
         next if !$self->{check};
