@@ -16,7 +16,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"attendant/imagebuilder"
@@ -320,7 +319,7 @@ func (q *Queue) store(e *entry) (Status, error) {
 }
 
 func storeError(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	if errors.Is(err, store.ErrFull) {
 		return imagebuilder.Errorf(imagebuilder.CodeNoSpace,
 			"This server's disk is full, so it cannot take the request. Please try again later; if it stays, tell the server's operator.").WithCause(err)
 	}

@@ -1,8 +1,10 @@
 package server
 
 import (
+	"crypto/sha256"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/julienschmidt/httprouter"
@@ -22,26 +24,17 @@ func (s *Server) postBuild(w http.ResponseWriter, r *http.Request) {
 		s.writeError(w, r, err)
 		return
 	}
-	request, err := decodeRequest(body)
+	asked, err := s.read(body)
 	if err != nil {
 		s.writeError(w, r, err)
 		return
 	}
-	request = request.Normalize()
-	if err := request.Validate(s.o.Limits); err != nil {
-		s.writeError(w, r, err)
-		return
-	}
-	if err := s.checkPolicy(request); err != nil {
-		s.writeError(w, r, err)
-		return
-	}
-	request, generation, err := s.o.Catalogue.Resolve(r.Context(), request)
+	request, generation, err := s.o.Catalogue.Resolve(r.Context(), asked.request)
 	if err != nil {
 		s.writeError(w, r, err)
 		return
 	}
-	status, err := s.o.Queue.Submit(r.Context(), request.Hash(generation.Digest), request, generation)
+	status, err := s.o.Queue.Submit(r.Context(), asked.hash(request, generation), request, generation)
 	if err != nil {
 		s.writeError(w, r, err)
 		return
@@ -53,6 +46,60 @@ func (s *Server) postBuild(w http.ResponseWriter, r *http.Request) {
 		s.o.Statistics.CountHit()
 	}
 	s.writeStatus(w, r, status)
+}
+
+// asked is a request that has passed every check that depends on the body and
+// the configuration alone, with the last hash that it came to.
+type asked struct {
+	request imagebuilder.Request
+	last    atomic.Pointer[hashed]
+}
+
+// hashed is a request hash and what else than the body it depends on.
+type hashed struct {
+	profile, generation, hash string
+}
+
+// hash returns the request hash of the resolved request.
+func (a *asked) hash(resolved imagebuilder.Request, g imagebuilder.Generation) string {
+	if last := a.last.Load(); last != nil && last.profile == resolved.Profile && last.generation == g.Digest {
+		return last.hash
+	}
+	h := resolved.Hash(g.Digest)
+	a.last.Store(&hashed{resolved.Profile, g.Digest, h})
+	return h
+}
+
+// Bounds of the memory of requests: clients repeat theirs byte for byte, LuCI
+// every five seconds.
+const (
+	knownRequests    = 128
+	knownRequestSize = 32 << 10 // bytes of a body
+)
+
+// read decodes and checks a request's body, or recognises one that it has
+// checked before.
+func (s *Server) read(body []byte) (*asked, error) {
+	key := sha256.Sum256(body)
+	if known, ok := s.known.Get(key); ok {
+		return known, nil
+	}
+	request, err := decodeRequest(body)
+	if err != nil {
+		return nil, err
+	}
+	request = request.Normalize()
+	if err := request.Validate(s.o.Limits); err != nil {
+		return nil, err
+	}
+	if err := s.checkPolicy(request); err != nil {
+		return nil, err
+	}
+	a := &asked{request: request}
+	if len(body) <= knownRequestSize {
+		s.known.Add(key, a)
+	}
+	return a, nil
 }
 
 // getBuild tells how far a build is; HEAD in headers only.

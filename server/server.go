@@ -5,10 +5,12 @@
 package server
 
 import (
+	"crypto/sha256"
 	"net/http"
 	"sync"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/julienschmidt/httprouter"
 	"github.com/rs/zerolog"
 
@@ -58,6 +60,7 @@ type Server struct {
 	docsCSP string
 
 	bodyLimit int64
+	known     *lru.Cache[[sha256.Size]byte, *asked]
 	streams   chan struct{}
 	stop      chan struct{} // closed when event streams shall end
 	stopping  sync.Once
@@ -71,7 +74,12 @@ func New(o Options) *Server {
 	if o.StallTimeout == 0 {
 		o.StallTimeout = stallTimeout
 	}
+	known, err := lru.New[[sha256.Size]byte, *asked](knownRequests)
+	if err != nil {
+		panic(err) // of a size that is not positive
+	}
 	s := &Server{
+		known:     known,
 		o:         o,
 		log:       o.Log,
 		openAPI:   openAPI(o.Version),

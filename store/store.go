@@ -13,10 +13,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -37,6 +39,8 @@ var (
 	ErrNewerSchema = errors.New("the database was written by a newer attendant")
 	// ErrNotFound is returned for a record that does not exist.
 	ErrNotFound = errors.New("no such record")
+	// ErrFull is returned by writes for which the disk has no room.
+	ErrFull = errors.New("the disk is full")
 )
 
 // Options of Open. The zero value is usable.
@@ -45,6 +49,7 @@ type Options struct {
 	SaveInterval time.Duration    // between two savings of statistics by Run; default 5 min
 	Now          func() time.Time // wall clock, for statistics; default time.Now
 	Log          *slog.Logger     // for background work; default discards
+	MaxSize      int64            // bytes that the file may grow to; beyond, writes end in ErrFull; default no limit
 	NoSync       bool             // for tests and fixtures only: a crash of the machine may lose writes
 }
 
@@ -130,6 +135,7 @@ func Open(path string, o Options) (db *DB, err error) {
 		// Room to grow without mapping anew, which would wait for readers: a
 		// backup to a slow client must not hold up the queue.
 		InitialMmapSize: initialMmap,
+		MaxSize:         int(min(o.MaxSize, math.MaxInt)),
 	})
 	if errors.Is(err, berrors.ErrTimeout) {
 		return nil, fmt.Errorf("opening database %s: %w: is attendant already running with this data folder? Stop it, or use another folder", path, ErrInUse)
@@ -248,7 +254,7 @@ func (db *DB) commitPending() {
 
 func (db *DB) commit(batch []*write) {
 	fnFailed := false
-	err := db.bolt.Update(func(tx *bolt.Tx) error {
+	err := db.transact(func(tx *bolt.Tx) error {
 		for _, w := range batch {
 			if err := w.fn(tx); err != nil {
 				fnFailed = true
@@ -259,13 +265,21 @@ func (db *DB) commit(batch []*write) {
 	})
 	if fnFailed && len(batch) > 1 {
 		for _, w := range batch {
-			w.err <- db.bolt.Update(w.fn)
+			w.err <- db.transact(w.fn)
 		}
 		return
 	}
 	for _, w := range batch {
 		w.err <- err
 	}
+}
+
+func (db *DB) transact(fn func(*bolt.Tx) error) error {
+	err := db.bolt.Update(fn)
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, berrors.ErrMaxSizeReached) {
+		return fmt.Errorf("%w: %w", ErrFull, err)
+	}
+	return err
 }
 
 // Backup writes a consistent copy of the database as it is now, while others

@@ -483,3 +483,27 @@ func FuzzParseKey(f *testing.F) {
 		}
 	})
 }
+
+func TestAFullDiskIsToldAndHarmless(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	db, err := Open(path, Options{NoSync: true, MaxSize: 256 << 10})
+	must(t, err)
+	queued := 0
+	for ; err == nil && queued < 10_000; queued++ {
+		err = db.Enqueue(job(uint64(queued+1), fmt.Sprint(queued)))
+	}
+	if !errors.Is(err, ErrFull) {
+		t.Fatalf("after %d jobs: %v", queued, err)
+	}
+	queued--
+	active, err := db.Active()
+	must(t, err)
+	if len(active) != queued {
+		t.Errorf("%d jobs of %d", len(active), queued)
+	}
+	must(t, db.Close())
+	db = open(t, path)
+	if r := check(t, db); r.Active != queued {
+		t.Errorf("%d jobs of %d", r.Active, queued)
+	}
+}

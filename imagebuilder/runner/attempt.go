@@ -39,16 +39,12 @@ type attempt struct {
 	feeds []string // addresses of the request's own feeds
 }
 
-func (r *Runner) attempt(ctx context.Context, job imagebuilder.Job, b *Builder, method sandbox.Method, out *progress) (built *imagebuilder.Built, err error) {
+func (r *Runner) attempt(ctx context.Context, job imagebuilder.Job, b *Builder, method sandbox.Method, out *progress) (*imagebuilder.Built, error) {
 	dir, err := os.MkdirTemp(r.o.WorkDir, attemptPrefix+cutHash(job.Hash)+"-")
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if rmErr := sandbox.RemoveAll(dir); rmErr != nil {
-			r.o.Log.Warn("a build's work folder cannot be removed", "dir", dir, "err", rmErr)
-		}
-	}()
+	defer r.remove(dir)
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return nil, err
 	}

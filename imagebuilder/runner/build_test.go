@@ -113,15 +113,18 @@ func TestBuild(t *testing.T) {
 					t.Errorf("stage %d is %s", i, s.Stage)
 				}
 			}
-			isEmptyBut(t, work, filepath.Base(built.Dir))
+			isEmptyBut(t, r, filepath.Base(built.Dir))
 		})
 	}
 }
 
-// isEmptyBut fails if a work folder holds more than one name.
-func isEmptyBut(t *testing.T, dir string, name string) {
+// isEmptyBut fails if a runner's work folder holds more than one name.
+func isEmptyBut(t *testing.T, r *Runner, name string) {
 	t.Helper()
-	entries, err := os.ReadDir(dir)
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	entries, err := os.ReadDir(r.o.WorkDir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +192,7 @@ func TestBuildFailures(t *testing.T) {
 			if e.Code != tt.code || !strings.HasPrefix(e.Detail, tt.detail) || !slices.Equal(e.Unknown, tt.unknown) {
 				t.Errorf("got %s %q %q\nwant %s %q %q\n%s", e.Code, e.Detail, e.Unknown, tt.code, tt.detail, tt.unknown, e.Stderr)
 			}
-			isEmptyBut(t, work, "")
+			isEmptyBut(t, r, "")
 		})
 	}
 	if _, err := os.Stat("/tmp/injected"); err == nil {
@@ -335,7 +338,7 @@ func TestBuildEnds(t *testing.T) {
 			if e := asError(t, <-done); e.Code != tt.code {
 				t.Errorf("got %v", e)
 			}
-			isEmptyBut(t, work, "")
+			isEmptyBut(t, r, "")
 		})
 	}
 	t.Run("builder", func(t *testing.T) {
@@ -437,8 +440,7 @@ func TestNewSweeps(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	newRunner(t, Options{Builders: theBuilder(""), WorkDir: work})
-	isEmptyBut(t, work, "dropped-1")
+	isEmptyBut(t, newRunner(t, Options{Builders: theBuilder(""), WorkDir: work}), "dropped-1")
 	if err := os.Chmod(filepath.Join(work, "dropped-1", "closed"), 0o700); err != nil {
 		t.Errorf("what belongs to others is gone: %v", err)
 	}

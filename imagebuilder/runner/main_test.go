@@ -79,6 +79,11 @@ func newRunner(t testing.TB, o Options) *Runner {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	return r
 }
 

@@ -83,6 +83,8 @@ type Runner struct {
 
 	mu    sync.Mutex
 	infos map[string]*Info // by builder folder and sum
+
+	removals sync.WaitGroup // of work folders
 }
 
 // attemptPrefix begins the names of the runner's folders in WorkDir.
@@ -124,6 +126,22 @@ func New(o Options) (*Runner, error) {
 
 // Abilities tells what the sandbox can do with this runner's work folder.
 func (r *Runner) Abilities() sandbox.Abilities { return r.abilities }
+
+// Close waits until the work folders of ended builds are removed; builds must
+// have ended. A process that ends without it leaves them to the next New.
+func (r *Runner) Close() error {
+	r.removals.Wait()
+	return nil
+}
+
+// remove deletes a work folder while its build's outcome is on its way.
+func (r *Runner) remove(dir string) {
+	r.removals.Go(func() {
+		if err := sandbox.RemoveAll(dir); err != nil {
+			r.o.Log.Warn("a build's work folder cannot be removed", "dir", dir, "err", err)
+		}
+	})
+}
 
 func (r *Runner) sweep() error {
 	killed, err := sandbox.KillLeftovers(r.o.WorkDir)

@@ -100,23 +100,14 @@ func TestSampleBuilders(t *testing.T) {
 		failures      []failure
 	}{
 		{"releases/24.10.4/targets/x86/64", "generic", []failure{
-			{"generic", "no-such-package cowsay", 0, imagebuilder.CodePackageMissing, "Error: Impossible package selection: missing (no-such-package)"},
-			{"generic", "broken-chain", 0, imagebuilder.CodePackageMissing, "Error: Impossible package selection: missing (no-such-library). no-such-library is needed by broken-dep."},
-			{"generic", "kernel-pinned", 0, imagebuilder.CodePackageSelect, "Error: Impossible package selection. kernel-pinned needs kernel (= "},
-			{"generic", "conflict-b conflict-a", 0, imagebuilder.CodePackageConflict, "Error: Impossible package selection: conflicts (conflict-a, conflict-b)"},
-			{"generic", "dnsmasq-full", 0, imagebuilder.CodePackageConflict, "Error: Impossible package selection: conflicts (dnsmasq, dnsmasq-full). Both bring the file "},
 			{"generic", "failing-postinst", 0, imagebuilder.CodePackageScript, "Error: Error while building firmware. See stdout/stderr. The install script of failing-postinst failed"},
 			{"generic", "bigpkg", 8, imagebuilder.CodeImageTooBig, "Error: Selected packages exceed device storage. They do not fit into the root partition"},
 		}},
 		{"releases/24.10.4/targets/ath79/generic", "tplink_archer-c7-v5", []failure{
 			{"comfast_cf-e314n-v2", "bigpkg", 0, imagebuilder.CodeImageTooBig, "Error: Selected packages exceed device storage: the image has "},
-			{"tplink_tl-wr1043nd-v1", "bigpkg", 0, imagebuilder.CodeImageTooBig, "Error: Selected packages exceed device storage: the image is "},
 		}},
 		{"snapshots/targets/x86/64", "generic", []failure{
 			{"generic", "no-such-package cowsay", 0, imagebuilder.CodePackageMissing, "Error: Impossible package selection: missing (no-such-package)"},
-			{"generic", "conflict-a conflict-b", 0, imagebuilder.CodePackageConflict, "Error: Impossible package selection: conflicts (conflict-a, conflict-b)"},
-			{"generic", "kernel-pinned", 0, imagebuilder.CodePackageSelect, "Error: Impossible package selection. kernel-pinned needs kernel"},
-			{"generic", "failing-postinst", 0, imagebuilder.CodePackageScript, "Error: Error while building firmware. See stdout/stderr. The install script of failing-postinst failed"},
 		}},
 	}
 	for _, tt := range tests {
@@ -198,29 +189,39 @@ func BenchmarkBuild(b *testing.B) {
 	}
 	const profile, packages = "PROFILE=tplink_archer-c7-v5", "PACKAGES=cowsay"
 	var hand, ours []time.Duration
-	for b.Loop() {
+	runHand := func() {
 		freshTree()
 		images := b.TempDir()
 		began := time.Now()
 		byHand("manifest", profile, packages, "STRIP_ABI=1")
 		byHand("image", profile, packages, "EXTRA_IMAGE_NAME=0123456789ab", "BIN_DIR="+images)
 		hand = append(hand, time.Since(began))
-
-		began = time.Now()
+		if err := os.RemoveAll(filepath.Dir(tree)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	runOurs := func() {
+		began := time.Now()
 		built, err := r.Build(b.Context(), job(request("tplink_archer-c7-v5", "cowsay")), newWitness())
 		if err != nil {
 			b.Fatal(err)
 		}
 		ours = append(ours, time.Since(began))
-		if err := os.RemoveAll(built.Dir); err != nil {
+		if err := errors.Join(r.Close(), os.RemoveAll(built.Dir)); err != nil {
 			b.Fatal(err)
 		}
 	}
-	median := func(d []time.Duration) time.Duration {
-		slices.Sort(d)
-		return d[len(d)/2]
+	for first := true; b.Loop(); first = !first {
+		if first {
+			runHand()
+			runOurs()
+		} else {
+			runOurs()
+			runHand()
+		}
 	}
-	h, o := median(hand), median(ours)
+	// The best of each: other work on the machine only ever adds.
+	h, o := slices.Min(hand), slices.Min(ours)
 	b.ReportMetric(float64(h.Milliseconds()), "by-hand-ms")
 	b.ReportMetric(float64(o.Milliseconds()), "build-ms")
 	b.ReportMetric(float64((o - h).Milliseconds()), "overhead-ms")

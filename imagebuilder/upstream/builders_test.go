@@ -462,7 +462,7 @@ func TestFullDisk(t *testing.T) {
 	// its middle, at its end, while unpacking.
 	archive := builderArchive(t, 500_000)
 	struck := map[string]int{}
-	for limit := int64(0); limit < 1_200_000; limit += 60_000 {
+	for limit := int64(0); limit < 1_200_000; limit += 90_000 {
 		var written atomic.Int64
 		var armed atomic.Bool
 		d := realDisk()

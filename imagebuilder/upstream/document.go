@@ -52,7 +52,8 @@ type document[T any] struct {
 	unusable bool
 	// dirty: value is newer than rec, as the disk did not take it.
 	dirty  bool
-	flight chan struct{}
+	flight chan struct{} // closed when the flight ends
+	landed chan struct{} // closed when it has brought what it brings, which may not be on disk yet
 }
 
 // seen is what is known of a document besides its value.
@@ -101,6 +102,9 @@ func (d *document[T]) get(ctx context.Context) (*T, seen, error) {
 			}
 		}
 		landed := d.landed
+		if landed == nil { // it brought nothing, and is about to end
+			landed = d.flight
+		}
 		d.mu.Unlock()
 		select {
 		case <-landed:

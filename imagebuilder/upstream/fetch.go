@@ -15,10 +15,10 @@ import (
 // Bounds of what is fetched, in bytes.
 const (
 	maxListSize     = 4 << 20  // .versions.json, .targets.json
-	maxSumsSize     = 32 << 20 // sha256sums
+	maxSumsSize     = 16 << 20 // sha256sums
 	maxSigSize      = 4 << 10
-	maxProfilesSize = 32 << 20
-	maxIndexSize    = 64 << 20 // also after decompression
+	maxProfilesSize = 16 << 20
+	maxIndexSize    = 32 << 20 // also after decompression
 	maxConfSize     = 64 << 10 // feeds.conf, feeds.buildinfo
 )
 

@@ -41,12 +41,6 @@ func TestTargetIsOneVerifiedGeneration(t *testing.T) {
 	if want := `{"luci":"26.1","tmux":"3.4-r1"}`; string(arch) != want {
 		t.Errorf("arch index %s, want %s", arch, want)
 	}
-	for _, path := range []string{testBase + "profiles.json", ".versions.json", "releases/24.10.1/packages/mips_24kc/base/Packages"} {
-		kept, err := os.ReadFile(filepath.Join(u.o.Dir, "mirror", path))
-		if err != nil || string(kept) != f.files[path] {
-			t.Errorf("mirror of %s: %q, %v", path, kept, err)
-		}
-	}
 	// Everything is asked for once, and what has a sum never again.
 	before := f.requests()
 	mustTarget(t, u)
@@ -55,6 +49,12 @@ func TestTargetIsOneVerifiedGeneration(t *testing.T) {
 	}
 	if err := renewTarget(t, u); err != nil {
 		t.Fatal(err)
+	}
+	for _, path := range []string{testBase + "profiles.json", ".versions.json", "releases/24.10.1/packages/mips_24kc/base/Packages"} {
+		kept, err := os.ReadFile(filepath.Join(u.o.Dir, "mirror", path))
+		if err != nil || string(kept) != f.files[path] {
+			t.Errorf("mirror of %s: %q, %v", path, kept, err)
+		}
 	}
 	for _, name := range []string{"profiles.json", "packages/Packages", "sha256sums"} {
 		if n := f.count(testBase + name); n != 1 {
@@ -201,13 +201,19 @@ func TestTheLastGoodCopyOutlivesUpstream(t *testing.T) {
 			now := newClock()
 			key := newSigner(1)
 			f := newFake(t, sampleTree("r1-aaa", "x", key))
-			u := openTest(t, Options{URL: f.URL, Now: now.Now, Stall: 600 * time.Millisecond, TrustedKeys: [][]byte{key.public()}})
+			o := Options{URL: f.URL, Dir: t.TempDir(), Now: now.Now, TrustedKeys: [][]byte{key.public()}}
+			u := openTest(t, o)
 			good := mustTarget(t, u)
 			overview, err := u.Overview(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
+			u.Close()
+
 			f.misbehave(wrong)
+			impatient := o
+			impatient.Stall = 200 * time.Millisecond
+			u = openTest(t, impatient)
 			now.add(3 * time.Hour)
 			if err := renewTarget(t, u); err == nil {
 				t.Error("the renewal went well")
@@ -229,21 +235,24 @@ func TestTheLastGoodCopyOutlivesUpstream(t *testing.T) {
 			}
 			u.Close()
 
-			restarted := openTest(t, Options{URL: f.URL, Dir: u.o.Dir, Now: now.Now, Stall: 600 * time.Millisecond, TrustedKeys: [][]byte{key.public()}})
+			u = openTest(t, impatient)
 			start = time.Now()
-			if again := mustTarget(t, restarted); again.Generation != good.Generation || !again.Signed {
+			if again := mustTarget(t, u); again.Generation != good.Generation || !again.Signed {
 				t.Errorf("after a restart %+v, had %+v", again.Generation, good.Generation)
 			}
 			if took := time.Since(start); took > 2*time.Second {
 				t.Errorf("the first answer after a restart took %v", took)
 			}
 
+			u.Close()
+
 			f.misbehave(nil)
 			now.add(time.Hour)
-			if err := renewTarget(t, restarted); err != nil {
+			u = openTest(t, o)
+			if err := renewTarget(t, u); err != nil {
 				t.Fatal(err)
 			}
-			if back := mustTarget(t, restarted); back.Stale {
+			if back := mustTarget(t, u); back.Stale {
 				t.Error("still stale after upstream came back")
 			}
 		})
@@ -537,6 +546,30 @@ func TestRunRenewsInTheBackground(t *testing.T) {
 	wantCode(t, err, imagebuilder.CodeUnsupportedTarget, "")
 }
 
+func TestClocksJump(t *testing.T) {
+	now := newClock()
+	f := newFake(t, sampleTree("r1-aaa", "one", nil))
+	u := openTest(t, Options{URL: f.URL, Now: now.Now})
+	good := mustTarget(t, u).Generation
+	f.misbehave(ways["500"])
+	renewTarget(t, u) //nolint:errcheck // so that a back-off is running
+	f.misbehave(nil)
+	now.add(-50 * 365 * 24 * time.Hour) // a Pi boots
+	target := mustTarget(t, u)
+	if target.Generation != good || !target.Stale {
+		t.Errorf("%+v, stale %v", target.Generation, target.Stale)
+	}
+	f.set(sampleTree("r2-bbb", "two", nil))
+	d, _, _, err := u.coreFor(t.Context(), testVersion, testTarget)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, s, err := d.fresh(t.Context(), false) // due, although neither times nor back-off say so
+	if err != nil || c.profiles.VersionCode != "r2-bbb" || s.stale {
+		t.Errorf("after the jump: %+v, %+v, %v", c, s, err)
+	}
+}
+
 func TestManyTargetsDoNotFillTheMemory(t *testing.T) {
 	files := sampleTree("r1-aaa", "x", nil)
 	list := `{"ath79/generic":"mips_24kc"`
@@ -578,5 +611,20 @@ func TestManyTargetsDoNotFillTheMemory(t *testing.T) {
 	}
 	if n := f.requests() - before; n != 0 {
 		t.Errorf("reading them again from disk made %d requests", n)
+	}
+}
+
+func BenchmarkTarget(b *testing.B) {
+	f := newFake(b, sampleTree("r1-aaa", "x", nil))
+	u := openTest(b, Options{URL: f.URL})
+	mustTarget(b, u)
+	for b.Loop() {
+		t, err := u.Target(b.Context(), testVersion, testTarget)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, _, err := t.Profile("tplink,archer-c7-v5"); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

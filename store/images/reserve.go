@@ -126,7 +126,7 @@ func (r *Reservation) Commit(dir string, set *imagebuilder.ImageSet, secret bool
 	if e, ok := errors.AsType[*imagebuilder.Error](err); ok {
 		return e
 	}
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	if errors.Is(err, store.ErrFull) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return noSpace(err, "This server's disk is full, so the finished image could not be stored. Please try again later; if it stays, tell the server's operator.")
 	}
 	return imagebuilder.AsError(err)

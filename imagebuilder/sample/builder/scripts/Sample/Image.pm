@@ -50,7 +50,9 @@ sub build {
     Sample::Tree::make_folder($_) for $images, $bin =~ m{^/} ? $bin : "$tree->{top}/$bin";
 
     my %root = (tar => "$tree->{linux}/root.tar");
-    run(undef, 'tar', '--sort=name', "--mtime=\@$tree->{epoch}", '--owner=0', '--group=0', '--numeric-owner', '-cf', $root{tar}, '-C', $tree->{root}, '.') == 0 or return 1;
+    if ($tree->{board} eq 'x86' || !Sample::Tree::in_path('mksquashfs')) {
+        run(undef, 'tar', '--sort=name', "--mtime=\@$tree->{epoch}", '--owner=0', '--group=0', '--numeric-owner', '-cf', $root{tar}, '-C', $tree->{root}, '.') == 0 or return 1;
+    }
     my $want = $tree->wanted_filesystem;
     my @filesystems = grep { $_ ne 'targz' && (!defined $want || $_ eq $want) } $tree->filesystems;
     for (@filesystems) {
@@ -60,7 +62,7 @@ sub build {
     }
 
     my $kernel = Sample::Tree::read_file("$tree->{top}/$tree->{config}{SAMPLE_KERNEL}") // die "no kernel\n";
-    my (@made, $gone);
+    my @made;
     for my $filesystem (sort @filesystems) {
         my $content = Sample::Tree::read_file($root{$filesystem});
         for (split ' ', $device->{Images}) {

@@ -8,11 +8,15 @@ sub prepare {
     my ($tree, $manager) = @_;
     my $root = $tree->{root};
     print "\nFinalizing root filesystem...\n";
-    system('cp', '-a', '--', $root, "$root.orig") == 0 or return 1;
+    # Links are enough: nothing here reads it again.
+    if (system('cp', '-al', '--', $root, "$root.orig")) {
+        system 'rm', '-rf', '--', "$root.orig";
+        system('cp', '-a', '--', $root, "$root.orig") == 0 or return 1;
+    }
     my $files = $ENV{FILES} // '';
     $files = "$tree->{top}/$files" if $files ne '' && $files !~ m{^/};
     if ($files ne '' && -d $files) {
-        system('cp', '-fpR', '--', "$files/.", "$root/") == 0 or return 1;
+        system('cp', '-pR', '--remove-destination', '--', "$files/.", "$root/") == 0 or return 1;
     }
     if (($ENV{ADD_LOCAL_KEY} // '') ne '') {
         my $keys = $tree->{apk} ? "$root/etc/apk/keys" : "$root/etc/opkg/keys";
