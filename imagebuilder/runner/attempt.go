@@ -291,6 +291,7 @@ func (a *attempt) info(ctx context.Context, b *Builder) (*Info, error) {
 // run runs make in the attempt's view.
 func (a *attempt) run(ctx context.Context, args []string) (*step, error) {
 	s := &step{tell: a.out.Line}
+	a.out.last = s
 	c := a.r.command(args, s)
 	c.Layer = a.layer
 	c.Dir = a.layer.Path()

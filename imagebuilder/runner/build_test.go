@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -300,7 +302,7 @@ func TestStalledStepIsTriedOnceMore(t *testing.T) {
 		t.Errorf("nobody was told: %q", w.lines)
 	}
 	_, err := r.Build(t.Context(), job(request("stall", "cowsay")), newWitness())
-	if e := asError(t, err); e.Code != imagebuilder.CodeStalled || !strings.HasPrefix(e.Detail, "Error: The ImageBuilder printed nothing for 700ms") {
+	if e := asError(t, err); e.Code != imagebuilder.CodeStalled || !strings.Contains(e.Stderr, "waiting") || !strings.HasPrefix(e.Detail, "Error: The ImageBuilder printed nothing for 700ms") {
 		t.Errorf("a build that stalls again: %v", err)
 	}
 }
@@ -419,6 +421,73 @@ func TestPathsWithSpacesAreRefused(t *testing.T) {
 	}
 	if err := r.Prepare(t.Context(), "/a b"); asError(t, err).Code != imagebuilder.CodeHost {
 		t.Errorf("preparing: %v", err)
+	}
+}
+
+func TestPrepareChecksTheHost(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "builder")
+	if err := sandbox.CopyTree(filepath.Join("testdata", "builder"), dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "include"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "include", "prereq-build.mk"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	makefile, err := os.OpenFile(filepath.Join(dir, "Makefile"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = makefile.WriteString("\nstaging_dir/host/.prereq-build:\n\techo \"Checking 'unzip'... failed.\"; echo; echo \"Build dependency: Please install 'unzip'\"; test -e unzip\n")
+	if err := errors.Join(err, makefile.Close()); err != nil {
+		t.Fatal(err)
+	}
+	r := newRunner(t, Options{Builders: theBuilder(dir)})
+	err = r.Prepare(t.Context(), dir)
+	if e := asError(t, err); e.Code != imagebuilder.CodeHost || !strings.HasPrefix(e.Detail, "Error: This server lacks what ImageBuilders need: 'unzip'.") {
+		t.Errorf("got %v", e)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "unzip"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Prepare(t.Context(), dir); err != nil {
+		t.Errorf("with it: %v", err)
+	}
+}
+
+// An ordinary user builds the same, over a tree that is read-only for him.
+func TestAsAnotherUser(t *testing.T) {
+	const nobody = 65534
+	dir := t.TempDir()
+	for _, d := range []string{dir, filepath.Dir(dir)} {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := sandbox.CopyTree("testdata", filepath.Join(dir, "testdata")); err != nil {
+		t.Fatal(err)
+	}
+	binary := filepath.Join(dir, "tests")
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(binary, self, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(binary, "-test.run=^(TestBuild|TestFeedsAndKeysOfABuild|TestReadOnlyTreeIsNotTrusted)$", "-test.v")
+	cmd.Dir = dir
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + dir}
+	if os.Geteuid() == 0 {
+		if err := os.Chown(dir, nobody, nobody); err != nil {
+			t.Fatal(err)
+		}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil || strings.Count(string(out), "--- PASS") < 4 {
+		t.Fatalf("%v\n%s", err, out)
 	}
 }
 

@@ -30,6 +30,7 @@ type findings struct {
 	damaged    []string // packages
 	scripts    []string // packages whose install script failed
 	prerequis  []string // what the host lacks, in the ImageBuilder's words
+	wrongArch  bool     // programs of the builder are for another processor
 	noSpace    bool     // the host's disk
 	tooBig     bool     //
 	size, max  int64    // bytes of the image and of its place; 0 unknown
@@ -149,6 +150,7 @@ var patterns = []pattern{
 	{"No such file or directory", regexp.MustCompile(`^/usr/bin/env: .(bash|perl|python3)[^/]: No such file or directory$`), func(f *findings, m []string) { note(&f.prerequis, m[1]) }},
 	{"not found", regexp.MustCompile(`^(?:/bin/)?(?:ba)?sh: (?:line )?\d+: ([\w.+-]+): (?:command )?not found$`), func(f *findings, m []string) { note(&f.notFound, m[1]) }},
 
+	{"Exec format error", regexp.MustCompile(`Exec format error`), func(f *findings, _ []string) { f.wrongArch = true }},
 	{"No space left on device", regexp.MustCompile(`No space left on device`), func(f *findings, _ []string) { f.noSpace = true }},
 	{"Disk quota exceeded", regexp.MustCompile(`Disk quota exceeded`), func(f *findings, _ []string) { f.noSpace = true }},
 

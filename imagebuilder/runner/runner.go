@@ -51,7 +51,8 @@ const (
 type Options struct {
 	Builders Builders
 	// WorkDir is where builds do their work, on one mount with the images.
-	// It belongs to the runner alone and may hold no spaces.
+	// Its path may hold no spaces. Names in it that begin with "build-" or
+	// "probe-" belong to the runner.
 	WorkDir string
 	// UpstreamURL is where the builders' own feeds are fetched from instead
 	// of the address built into them; "" leaves that.
@@ -206,7 +207,7 @@ func (r *Runner) Build(ctx context.Context, job imagebuilder.Job, rep imagebuild
 			retried = true
 			progress.Line("attendant: " + e.Detail + " Trying once more.")
 		default:
-			return nil, e
+			return nil, progress.withOutput(e)
 		}
 	}
 }
@@ -283,6 +284,8 @@ type progress struct {
 	mu     sync.Mutex
 	stages []imagebuilder.StageTime
 	began  time.Time
+
+	last *step // of the build's own goroutine; nil before the first
 }
 
 func newProgress(rep imagebuilder.Reporter, now func() time.Time) *progress {
@@ -321,6 +324,16 @@ func (p *progress) times() []imagebuilder.StageTime {
 		times = append(times, s)
 	}
 	return times
+}
+
+// withOutput adds what the last step said to an error that has no output, as
+// when the step was ended before its time.
+func (p *progress) withOutput(e *imagebuilder.Error) *imagebuilder.Error {
+	if p.last == nil || e.Stdout != "" || e.Stderr != "" {
+		return e
+	}
+	own := *e // it may be a cause that others share
+	return p.last.failed(&own)
 }
 
 func (p *progress) Progress(done, total int64) { p.rep.Progress(done, total) }

@@ -30,6 +30,9 @@ func (f *findings) failure(feeds []string) *imagebuilder.Error {
 	case f.noSpace:
 		return sentence(imagebuilder.CodeNoSpace,
 			"This server's disk is full, so the image could not be built. Please try again later; if it stays, tell the server's operator.")
+	case f.wrongArch:
+		return sentence(imagebuilder.CodeHost, "This release's ImageBuilder is made for another processor than this server has.",
+			"Its operator can install qemu-user-static with binfmt; `attendant doctor` says more.")
 	case f.unknownProfile != "":
 		return sentence(imagebuilder.CodeUnsupportedProfile, "Unsupported profile: "+f.unknownProfile+
 			". The requested profile was either dropped or never existed. Please check the forums for more information.")

@@ -131,6 +131,7 @@ func TestSentences(t *testing.T) {
 		"disk full before all":       {" * opkg_install_cmd: Cannot install package X.\ntar: x: No space left on device\n", imagebuilder.CodeNoSpace, "Error: This server's disk is full, so the image could not be built. Please try again later; if it stays, tell the server's operator."},
 		"program not found":          {"sh: 1: gawk: not found\n", imagebuilder.CodeBuildFailed, "Error: Error while building firmware. See stdout/stderr. A program was not found: gawk."},
 		"script noise is no verdict": {"sh: 1: uci: not found\n * opkg_install_cmd: Cannot install package X.\n", imagebuilder.CodePackageMissing, "Error: Impossible package selection: missing (X)"},
+		"other processor":            {"staging_dir/host/bin/opkg: cannot execute binary file: Exec format error\n", imagebuilder.CodeHost, "Error: This release's ImageBuilder is made for another processor than this server has. Its operator can install qemu-user-static with binfmt; `attendant doctor` says more."},
 		"architecture":               {" * pkg_hash_fetch_best_installation_candidate: Packages for a found, but incompatible with the architectures configured\n * opkg_install_cmd: Cannot install package a.\n", imagebuilder.CodePackageSelect, "Error: Impossible package selection. a is made for another architecture, which this release has not."},
 	}
 	for name, tt := range tests {

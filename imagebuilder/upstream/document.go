@@ -51,7 +51,10 @@ type document[T any] struct {
 	// unusable: what rec names could not be loaded.
 	unusable bool
 	// dirty: value is newer than rec, as the disk did not take it.
-	dirty  bool
+	dirty bool
+	// unwanted: the value is to leave memory as soon as it is on disk.
+	unwanted bool
+
 	flight chan struct{} // closed when the flight ends
 	landed chan struct{} // closed when it has brought what it brings, which may not be on disk yet
 }
@@ -88,7 +91,7 @@ func (d *document[T]) due(now time.Time) bool {
 func (d *document[T]) get(ctx context.Context) (*T, seen, error) {
 	d.mu.Lock()
 	now := d.u.o.Now()
-	d.used = now
+	d.used, d.unwanted = now, false
 	for d.value == nil {
 		if d.flight == nil {
 			if d.lost() && !d.due(now) {
@@ -178,6 +181,7 @@ func (d *document[T]) start() bool {
 		d.mu.Lock()
 		d.flight = nil
 		d.land()
+		d.forget()
 		d.mu.Unlock()
 		close(flight)
 	}) {
@@ -205,7 +209,7 @@ func (d *document[T]) fly(ctx context.Context) {
 		value, err := d.build(s)
 		d.mu.Lock()
 		if err == nil {
-			d.value, d.unusable = value, false
+			d.value, d.unusable, d.unwanted = value, false, false
 			d.mu.Unlock()
 			if d.evictable {
 				d.u.touch(d.key, d)
@@ -315,7 +319,13 @@ func (d *document[T]) hasten() {
 func (d *document[T]) drop() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.rec != nil && d.flight == nil && !d.dirty {
+	d.unwanted = true
+	d.forget()
+}
+
+// forget drops an unwanted value that is on disk; d.mu is held.
+func (d *document[T]) forget() {
+	if d.unwanted && d.rec != nil && d.flight == nil && !d.dirty {
 		d.value = nil
 	}
 }

@@ -239,7 +239,12 @@ func openTest(t testing.TB, o Options, d ...disk) *Upstream {
 		t.Fatal(err)
 	}
 	u.retryPause = time.Millisecond
-	t.Cleanup(func() { u.Close() })
+	t.Cleanup(func() {
+		u.Close()
+		if err := removeTree(filepath.Join(o.Dir, "builders")); err != nil { // t.TempDir cannot remove what is sealed
+			t.Error(err)
+		}
+	})
 	return u
 }
 

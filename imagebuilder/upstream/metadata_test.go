@@ -554,19 +554,19 @@ func TestClocksJump(t *testing.T) {
 	f.misbehave(ways["500"])
 	renewTarget(t, u) //nolint:errcheck // so that a back-off is running
 	f.misbehave(nil)
+	f.set(sampleTree("r2-bbb", "two", nil))
 	now.add(-50 * 365 * 24 * time.Hour) // a Pi boots
 	target := mustTarget(t, u)
 	if target.Generation != good || !target.Stale {
 		t.Errorf("%+v, stale %v", target.Generation, target.Stale)
 	}
-	f.set(sampleTree("r2-bbb", "two", nil))
 	d, _, _, err := u.coreFor(t.Context(), testVersion, testTarget)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c, s, err := d.fresh(t.Context(), false) // due, although neither times nor back-off say so
 	if err != nil || c.profiles.VersionCode != "r2-bbb" || s.stale {
-		t.Errorf("after the jump: %+v, %+v, %v", c, s, err)
+		t.Errorf("after the jump: %s, %+v, %v", c.profiles.VersionCode, s, err)
 	}
 }
 
@@ -593,6 +593,14 @@ func TestManyTargetsDoNotFillTheMemory(t *testing.T) {
 		}
 	}
 	loaded := 0
+	for _, d := range u.cores {
+		d.mu.Lock()
+		flight := d.flight
+		d.mu.Unlock()
+		if flight != nil { // it is only being put on disk
+			<-flight
+		}
+	}
 	for _, d := range u.cores {
 		d.mu.Lock()
 		if d.value != nil {

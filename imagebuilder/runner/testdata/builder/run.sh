@@ -59,8 +59,6 @@ JSON
 
 [ -d "$bin" ] && [ -z "$(ls -A "$bin")" ] || { echo "BIN_DIR is not fresh" >&2; exit 2; }
 case $profile in
-hang) echo begun; trap '' TERM; while :; do sleep 0.05; echo still; done ;;
-grandchild) (setsid sh -c 'trap "" TERM HUP; while :; do sleep 0.05; echo leak >>'"$bin"'/../leak; done') & ;;
 toobig)
 	echo "    WARNING: Image file $PWD/tmp/x is too big: 10027012 > 8126464" >&8
 	echo "Skip JSON creation for non existing file x"
