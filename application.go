@@ -219,6 +219,9 @@ func (a *application) close() error {
 	}
 	a.background.Wait()
 	var err error
+	if a.runner != nil {
+		err = errors.Join(err, a.runner.Close())
+	}
 	if a.upstream != nil {
 		err = errors.Join(err, a.upstream.Close())
 	}

@@ -321,6 +321,7 @@ func TestImpossibleRequestsSayWhy(t *testing.T) {
 	}{
 		{"missing package", with(`"packages":["nosuchpackage"]`), "package_missing", "Error: Impossible package selection: missing (nosuchpackage)"},
 		{"conflict", with(`"packages":["conflict-b","conflict-a"]`), "package_conflict", "Error: Impossible package selection: conflicts (conflict-a, conflict-b)"},
+		{"conflict, the other way round", with(`"packages":["conflict-a","conflict-b","nano"]`), "package_conflict", "Error: Impossible package selection: conflicts (conflict-a, conflict-b)"},
 		{"another version", with(`"packages_versions":{"tmux":"0.0"}`), "package_version", "Error: Impossible package selection: tmux version not as requested: 0.0 vs. "},
 		{"another revision", with(`"version_code":"r1-abc"`), "wrong_revision", "Error: Received incorrect version r28959-29397011cc (requested r1-abc)"},
 		{"too big", `{"version":"24.10.4","target":"ath79/generic","profile":"comfast_cf-e314n-v2","packages":["bigpkg"]}`, "image_too_big", "Error: Selected packages exceed device storage"},

@@ -58,6 +58,7 @@ func BenchmarkLookupQueued(b *testing.B) {
 	for i := range 200 {
 		f.mustSubmit(fmt.Sprint(i))
 	}
+	f.q.history.add("ath79/generic", store.Build{Took: time.Minute})
 	hash := hashOf("199")
 	b.ReportAllocs()
 	for b.Loop() {
@@ -119,6 +120,7 @@ func BenchmarkOpenWith100000Jobs(b *testing.B) {
 	}
 	close(work)
 	wg.Wait()
+	f.q.lastSeq = 100_000
 	for i := range 200 {
 		f.mustSubmit(fmt.Sprint("queued", i))
 	}

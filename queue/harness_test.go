@@ -215,8 +215,10 @@ func (f *fixture) close() {
 func (f *fixture) check(db *store.DB) {
 	f.Helper()
 	r, err := db.Check()
-	if err != nil || len(r.Problems) > 0 {
-		f.Errorf("database: %v, %v", r, err)
+	if err != nil {
+		f.Error(err)
+	} else if len(r.Problems) > 0 {
+		f.Errorf("%d problems: %s", len(r.Problems)+r.More, strings.Join(r.Problems[:min(5, len(r.Problems))], "\n"))
 	}
 }
 

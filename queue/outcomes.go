@@ -125,8 +125,9 @@ func (q *Queue) loadFailures() error {
 }
 
 // outcome finds an outcome that still holds. For a Submit those do not that
-// may be tried again. Done ones count as used.
-func (q *Queue) outcome(hash string, submit bool) (Status, bool, error) {
+// may be tried again. Done ones count as used. One that cannot be read is as
+// good as none: it is built anew.
+func (q *Queue) outcome(hash string, submit bool) (Status, bool) {
 	q.mu.Lock()
 	o, changes := q.outcomes.get(hash), q.changes
 	if o == nil {
@@ -138,14 +139,14 @@ func (q *Queue) outcome(hash string, submit bool) (Status, bool, error) {
 	q.mu.Unlock()
 	if o == nil {
 		job, err := q.o.DB.Job(hash)
-		if errors.Is(err, store.ErrNotFound) {
-			return Status{}, false, nil
-		}
 		if err != nil {
-			return Status{}, false, err
+			if !errors.Is(err, store.ErrNotFound) {
+				q.o.Log.Error("a job cannot be read", "error", err)
+			}
+			return Status{}, false
 		}
 		if o = q.remember(job, changes); o == nil {
-			return Status{}, false, nil
+			return Status{}, false
 		}
 	}
 	if o.job.State == imagebuilder.Done {
@@ -155,16 +156,16 @@ func (q *Queue) outcome(hash string, submit bool) (Status, bool, error) {
 				q.outcomes.remove(hash)
 			}
 			q.mu.Unlock()
-			return Status{}, false, nil
+			return Status{}, false
 		}
 		q.o.Images.Touch(hash)
-		return o.status(), true, nil
+		return o.status(), true
 	}
 	now := time.Now()
 	if !now.Before(o.until) || submit && !now.Before(o.retry) {
-		return Status{}, false, nil
+		return Status{}, false
 	}
-	return o.status(), true, nil
+	return o.status(), true
 }
 
 // remember takes an outcome from the store into memory, unless things have

@@ -243,11 +243,7 @@ func (q *Queue) Submit(ctx context.Context, hash string, req imagebuilder.Reques
 		changes := q.changes
 		q.mu.Unlock()
 
-		status, found, err := q.outcome(hash, true)
-		if err != nil {
-			return Status{}, imagebuilder.AsError(err)
-		}
-		if found {
+		if status, found := q.outcome(hash, true); found {
 			return status, nil
 		}
 
@@ -350,11 +346,7 @@ func (q *Queue) Lookup(hash string) (Status, bool) {
 		return q.status(e), true
 	}
 	q.mu.Unlock()
-	status, found, err := q.outcome(hash, false)
-	if err != nil {
-		q.o.Log.Error("a job could not be read", "error", err)
-	}
-	return status, found
+	return q.outcome(hash, false)
 }
 
 // status is a job's status; q.mu is held.

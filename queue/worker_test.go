@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	bolt "go.etcd.io/bbolt"
+
 	"attendant/imagebuilder"
 	"attendant/store"
 )
@@ -275,6 +277,46 @@ func TestRunEndsAtOnceWhenItsContextHas(t *testing.T) {
 		if err := f.q.Stop(canceled()); err != nil {
 			f.Error(err)
 		}
+	})
+}
+
+func TestUnreadableRecordsAreBuiltAnew(t *testing.T) {
+	bubble(t, Options{}, func(f *fixture) {
+		f.open().run()
+		f.mustSubmit("done")
+		synctest.Wait()
+		f.b.set(takes(time.Hour))
+		f.mustSubmit("building", "queued")
+		f.close()
+		raw, err := bolt.Open(filepath.Join(f.dir, "attendant.db"), 0o600, nil)
+		if err != nil {
+			f.Fatal(err)
+		}
+		err = raw.Update(func(tx *bolt.Tx) error {
+			jobs := tx.Bucket([]byte("jobs"))
+			for _, name := range []string{"done", "building"} {
+				key, _ := store.ParseKey(hashOf(name))
+				if err := jobs.Put(key[:], []byte("rubbish")); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err := errors.Join(err, raw.Close()); err != nil {
+			f.Fatal(err)
+		}
+		f.open()
+		if got := f.waiting(); got != "queued" {
+			f.Errorf("waiting: %s", got)
+		}
+		f.is("done", "")
+		f.is("building", "")
+		f.mustSubmit("done", "building")
+		f.b.set(nil)
+		f.run()
+		synctest.Wait()
+		f.is("done", imagebuilder.Done)
+		f.is("building", imagebuilder.Done)
 	})
 }
 

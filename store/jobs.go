@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -135,15 +136,38 @@ func (db *DB) forget(tx *bolt.Tx, k Key) error {
 	var old struct {
 		Seq uint64 `json:"seq"`
 	}
-	// A record that cannot be read is replaced all the same.
-	if data, err := db.jobJSON(record); err == nil && json.Unmarshal(data, &old) == nil {
-		for _, bucket := range [][]byte{bucketQueue, bucketFailures} {
-			if err := tx.Bucket(bucket).Delete(seqKey(old.Seq)); err != nil {
+	data, err := db.jobJSON(record)
+	if err == nil {
+		err = json.Unmarshal(data, &old)
+	}
+	for _, bucket := range [][]byte{bucketQueue, bucketFailures} {
+		if err != nil {
+			// What cannot be read is replaced all the same.
+			if err := forgetEntries(tx.Bucket(bucket), k); err != nil {
 				return err
 			}
+		} else if err := tx.Bucket(bucket).Delete(seqKey(old.Seq)); err != nil {
+			return err
 		}
 	}
 	return jobs.Delete(k[:])
+}
+
+// forgetEntries removes the entries of a bucket whose values begin with a hash.
+func forgetEntries(bucket *bolt.Bucket, k Key) error {
+	var found [][]byte
+	c := bucket.Cursor()
+	for seq, v := c.First(); seq != nil; seq, v = c.Next() {
+		if bytes.HasPrefix(v, k[:]) {
+			found = append(found, seq)
+		}
+	}
+	for _, seq := range found {
+		if err := bucket.Delete(seq); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // SaveJob records the new state of a job that is queued or building.
@@ -283,6 +307,9 @@ func (db *DB) Active() ([]*imagebuilder.Job, error) {
 				return nil
 			}
 			job, err := db.decodeJob(k, record)
+			if err == nil && job.Seq != binary.BigEndian.Uint64(seq) {
+				err = fmt.Errorf("job %s has number %d and stands in the queue as %x", k, job.Seq, seq)
+			}
 			if err != nil {
 				damaged = append(damaged, err)
 				return nil

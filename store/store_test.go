@@ -449,10 +449,15 @@ func TestActiveReturnsWhatCanBeRead(t *testing.T) {
 	if err == nil || len(active) != 2 || active[0].Seq != 1 || active[1].Seq != 3 {
 		t.Errorf("%d jobs, %v", len(active), err)
 	}
-	// The place can be taken by a new job all the same.
+	// It can be replaced by a new job all the same, which leaves no trace of it.
 	must(t, db.Enqueue(job(4, "1")))
 	if got, err := db.Job(hashOf("1")); err != nil || got.Seq != 4 {
 		t.Errorf("%v, %v", got, err)
+	}
+	check(t, db)
+	must(t, db.bolt.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketQueue).Put(seqKey(2), key[:]) }))
+	if active, err = db.Active(); err == nil || len(active) != 3 {
+		t.Errorf("a job that stands in two places: %d jobs, %v", len(active), err)
 	}
 }
 

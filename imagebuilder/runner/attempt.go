@@ -99,6 +99,9 @@ func (a *attempt) build(ctx context.Context, b *Builder) (*imagebuilder.Built, e
 	if e := checkVersions(manifest, req.PackagesVersions, requested); e != nil {
 		return nil, e
 	}
+	if err := a.checkConflicts(manifest); err != nil {
+		return nil, err
+	}
 
 	a.out.Stage(imagebuilder.StageImage)
 	images := filepath.Join(a.dir, "images")

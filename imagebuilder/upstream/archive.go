@@ -294,7 +294,9 @@ func (x *extraction) hardlink(name, target string) error {
 
 // decompress reads .zst or .xz, told apart by their first bytes.
 func decompress(r *bufio.Reader) (plain io.Reader, done func(), err error) {
-	magic, err := r.Peek(24)
+	// A block's header may hold two sizes of up to nine bytes each before
+	// what xzDictionary looks for.
+	magic, err := r.Peek(64)
 	if err != nil && len(magic) < 6 {
 		return nil, nil, archiveError(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -275,5 +276,21 @@ func BenchmarkUnpack(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// Upstream's archives are made by several threads of xz, which writes both
+// sizes into the block's header, before the filter.
+func TestXZDictionaryBehindSizes(t *testing.T) {
+	header := make([]byte, 12)
+	size := bytes.Repeat([]byte{0x80}, 8)
+	for name, block := range map[string][]byte{
+		"no sizes":    {0x02, 0x00, 0x21, 0x01, 0x16},
+		"short sizes": {0x03, 0xc0, 0x80, 0x01, 0x80, 0x80, 0x01, 0x21, 0x01, 0x16},
+		"long sizes":  slices.Concat([]byte{0x07, 0xc0}, size, []byte{0x01}, size, []byte{0x01}, []byte{0x21, 0x01, 0x16}),
+	} {
+		if got, ok := xzDictionary(append(header[:12:12], block...)); !ok || got != 8<<20 {
+			t.Errorf("%s: %d %v", name, got, ok)
+		}
 	}
 }

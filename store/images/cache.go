@@ -26,6 +26,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -380,6 +381,11 @@ func (c *Cache) Run(ctx context.Context) {
 	defer removing.Wait()
 
 	c.reconcile(ctx)
+	// Every record has been read once, and few will be again soon.
+	if err := c.o.DB.ReleaseMemory(); err != nil {
+		c.o.Log.Warn("memory could not be released", "error", err)
+	}
+	debug.FreeOSMemory()
 
 	save := time.NewTicker(c.o.SaveInterval)
 	defer save.Stop()
