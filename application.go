@@ -107,7 +107,7 @@ func newApplication(cfg *Config, log zerolog.Logger, more extras) (a *applicatio
 		return nil, err
 	}
 	a.upstream, err = upstream.Open(upstream.Options{
-		URL: cfg.Upstream, Dir: cfg.Data, KeysDir: cfg.Keys, TrustedKeys: more.trustedKeys,
+		URL: cfg.Upstream, Dir: cfg.Data, KeysDir: cfg.Keys, TrustedKeys: more.trustedKeys, RequireSignatures: cfg.RequireSignatures,
 		Refresh: cfg.Refresh, SnapshotRefresh: cfg.SnapshotRefresh, RequestWait: cfg.UpstreamWait,
 		BuilderBudget: cfg.BuilderBudget, Branches: upstreamBranches(cfg.Branches), LocalBuilders: localBuilders(cfg.ImageBuilders),
 		Prepare: a.runner.Prepare, Log: structured.With("part", "upstream"),

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -90,17 +91,22 @@ func newImageClient(base string, s *screen) *imageClient {
 // buildReply is what the server says about a request. Which fields are there
 // depends on how far it has come.
 type buildReply struct {
-	Status             int                  `json:"status"`
-	Detail             string               `json:"detail"`
-	RequestHash        string               `json:"request_hash"`
-	QueuePosition      *int                 `json:"queue_position"`
-	ExpectedWait       *float64             `json:"expected_wait_seconds"`
-	ImageBuilderStatus string               `json:"imagebuilder_status"`
-	BinDir             string               `json:"bin_dir"`
-	VersionCode        string               `json:"version_code"`
-	Images             []imagebuilder.Image `json:"images"`
-	Stdout             string               `json:"stdout"`
-	Stderr             string               `json:"stderr"`
+	Status             int      `json:"status"`
+	Detail             string   `json:"detail"`
+	RequestHash        string   `json:"request_hash"`
+	QueuePosition      *int     `json:"queue_position"`
+	ExpectedWait       *float64 `json:"expected_wait_seconds"`
+	ImageBuilderStatus string   `json:"imagebuilder_status"`
+	Stage              string   `json:"stage"` // more exactly; attendant's own
+	Progress           struct {
+		Done  int64 `json:"done"`  // bytes
+		Total int64 `json:"total"` // bytes
+	} `json:"progress"`
+	BinDir      string               `json:"bin_dir"`
+	VersionCode string               `json:"version_code"`
+	Images      []imagebuilder.Image `json:"images"`
+	Stdout      string               `json:"stdout"`
+	Stderr      string               `json:"stderr"`
 }
 
 // buildFailure is the server's refusal.
@@ -300,11 +306,15 @@ func (c *imageClient) show(r *buildReply) {
 	if wait != "" {
 		wait = ", about " + wait + " to go"
 	}
-	text := stageTexts[r.ImageBuilderStatus]
+	stage := cmp.Or(r.Stage, r.ImageBuilderStatus)
+	text := stageTexts[stage]
 	if text == "" {
-		text = sentence(strings.ReplaceAll(r.ImageBuilderStatus, "_", " "), "waiting")
+		text = sentence(strings.ReplaceAll(stage, "_", " "), "waiting")
 	}
-	c.screen.state(r.ImageBuilderStatus, "%s%s", text, wait)
+	if r.Progress.Total > 0 {
+		text += fmt.Sprintf(" (%d %%)", r.Progress.Done*100/r.Progress.Total)
+	}
+	c.screen.state(stage, "%s%s", text, wait)
 }
 
 // roughly writes a duration as people say it.

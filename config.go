@@ -29,6 +29,7 @@ type Config struct {
 
 	Upstream            string // URL
 	Keys                string // folder of trusted usign public keys
+	RequireSignatures   bool
 	Refresh             time.Duration
 	SnapshotRefresh     time.Duration
 	UpstreamWait        time.Duration

@@ -18,13 +18,17 @@ var openAPISource []byte
 //go:embed docs.html
 var docsSource string
 
-// openAPI returns the API's description with the running version in it.
-func openAPI(version string) []byte {
+// openAPI returns the API's description with the running version in it, and
+// the server's address where it is known.
+func openAPI(version, publicURL string) []byte {
 	var doc map[string]any
 	if err := json.Unmarshal(openAPISource, &doc); err != nil {
 		panic(err) // embedded: a test reads it
 	}
 	doc["info"].(map[string]any)["version"] = version
+	if publicURL != "" {
+		doc["servers"] = []any{map[string]any{"url": publicURL}}
+	}
 	return jsonBody(doc)
 }
 
@@ -112,9 +116,9 @@ type docsOperation struct {
 
 // docsPage renders the description as one page without assets, and the policy
 // that lets a browser use nothing but the page's own style.
-func docsPage(version string) (page []byte, policy string) {
+func docsPage(openAPI []byte) (page []byte, policy string) {
 	var doc apiDoc
-	if err := json.Unmarshal(openAPI(version), &doc); err != nil {
+	if err := json.Unmarshal(openAPI, &doc); err != nil {
 		panic(err) // embedded: a test reads it
 	}
 	var operations []docsOperation

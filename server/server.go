@@ -82,12 +82,12 @@ func New(o Options) *Server {
 		known:     known,
 		o:         o,
 		log:       o.Log,
-		openAPI:   openAPI(o.Version),
+		openAPI:   openAPI(o.Version, o.PublicURL),
 		bodyLimit: minBodyLimit + 2*int64(o.Limits.MaxDefaultsLength),
 		streams:   make(chan struct{}, maxStreams),
 		stop:      make(chan struct{}),
 	}
-	s.docs, s.docsCSP = docsPage(o.Version)
+	s.docs, s.docsCSP = docsPage(s.openAPI)
 	s.handler = s.wrap(s.routes())
 	return s
 }

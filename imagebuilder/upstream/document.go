@@ -95,9 +95,14 @@ func (d *document[T]) get(ctx context.Context) (*T, seen, error) {
 	for d.value == nil {
 		if d.flight == nil {
 			if d.lost() && !d.due(now) {
-				err := d.err
+				err, pause := d.err, d.next.Sub(now)
 				d.mu.Unlock()
-				return nil, seen{}, err
+				if !pauseWithin(ctx, pause) {
+					return nil, seen{}, err
+				}
+				d.mu.Lock()
+				now = d.u.o.Now()
+				continue
 			}
 			if !d.start() {
 				d.mu.Unlock()
@@ -130,6 +135,21 @@ func (d *document[T]) get(ctx context.Context) (*T, seen, error) {
 		d.u.touch(d.key, d)
 	}
 	return value, s, nil
+}
+
+// pauseWithin waits for d, or returns false at once if ctx ends before.
+func pauseWithin(ctx context.Context, d time.Duration) bool {
+	if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) <= d {
+		return false
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // lost tells that there is nothing to hope for until the next try.
