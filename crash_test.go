@@ -66,7 +66,6 @@ func TestKilledAtRandomMoments(t *testing.T) {
 	}
 
 	p := start()
-	defer p.kill()
 	if len(accepted) < 5 {
 		t.Fatalf("only %d requests were accepted", len(accepted))
 	}
@@ -80,6 +79,9 @@ func TestKilledAtRandomMoments(t *testing.T) {
 		default:
 			t.Errorf("%s ended as %d %s %s", hash, reply.HTTP, reply.Code, reply.Detail)
 		}
+	}
+	if code := p.stop(t); code != 0 {
+		t.Errorf("exit code %d:\n%s", code, p.out)
 	}
 	leftovers, err := filepath.Glob(filepath.Join(data, "work", "*"))
 	if err != nil || len(leftovers) > 0 {
