@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -101,7 +102,7 @@ func newApplication(cfg *Config, log zerolog.Logger, more extras) (a *applicatio
 			return builders(a.upstream).Builder(ctx, version, target, g, rep)
 		}),
 		WorkDir: work, UpstreamURL: cfg.Upstream, StepIdle: cfg.IdleTimeout, JobLimit: cfg.JobTimeout,
-		Nice: 5, Log: structured.With("part", "runner"),
+		Nice: 5, Env: proxyVariables(os.Environ()), Log: structured.With("part", "runner"),
 	})
 	if err != nil {
 		return nil, err
@@ -131,6 +132,20 @@ func newApplication(cfg *Config, log zerolog.Logger, more extras) (a *applicatio
 		UpstreamTree: more.upstreamTree, Log: log.With().Str("part", "server").Logger(),
 	})
 	return a, nil
+}
+
+// proxyVariables returns what of environ tells programs which proxy to use:
+// builds fetch packages by wget.
+func proxyVariables(environ []string) []string {
+	var found []string
+	for _, entry := range environ {
+		name, _, _ := strings.Cut(entry, "=")
+		switch strings.ToLower(name) {
+		case "http_proxy", "https_proxy", "no_proxy":
+			found = append(found, entry)
+		}
+	}
+	return found
 }
 
 func upstreamBranches(configured []Branch) []upstream.BranchConfig {

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"attendant/imagebuilder/sample"
 	"attendant/imagebuilder/sandbox"
 )
@@ -32,7 +34,19 @@ func TestMain(m *testing.M) {
 		os.Unsetenv(beAttendant)
 		main()
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	for _, dir := range samples.dirs {
+		if err := os.RemoveAll(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 // attendantProcess is a running server process.
@@ -271,6 +285,7 @@ func TestRequestBecomesAnImage(t *testing.T) {
 	}{
 		{"board name with a comma", buildBody("24.10.4", "ath79/generic", "tplink,archer-c7-v5", "luci", "-ppp", "-ppp-mod-pppoe"), "tplink_archer-c7-v5", "sysupgrade factory", "luci", "ppp-mod-pppoe"},
 		{"x86 vendor string", buildBody("24.10.4", "x86/64", "To be filled by O.E.M.", "htop"), "generic", "combined combined-efi", "htop", "tmux"},
+		{"a library whose ABI suffix has letters", buildBody("24.10.4", "ath79/generic", "tplink_archer-c7-v5", "libustream-wolfssl", "-libustream-mbedtls"), "tplink_archer-c7-v5", "sysupgrade", "libwolfssl", "libmbedtls"},
 		{"older release", buildBody("24.10.3", "ath79/generic", "tplink_archer-c7-v5", "tmux"), "tplink_archer-c7-v5", "sysupgrade", "tmux", "luci"},
 		{"snapshot by apk", buildBody("SNAPSHOT", "x86/64", "generic", "tmux"), "generic", "combined", "tmux", "luci"},
 	}

@@ -98,10 +98,9 @@ func ValidProfileName(s string) bool {
 	return true
 }
 
-// ValidProfileID tells whether s can be a profile's id in profiles.json.
-func ValidProfileID(s string) bool {
-	return s != "" && len(s) <= MaxNameLength && isAlphanumeric(s[0]) && allBytes(s, "_.,+-")
-}
+// ValidProfileID tells whether s can be a profile's id, as in profiles.json
+// and in PROFILE=.
+func ValidProfileID(s string) bool { return ValidPackageName(s) }
 
 // ValidArch tells whether s can be a package architecture, as in
 // "arm_cortex-a9_vfpv3-d16".
@@ -109,9 +108,10 @@ func ValidArch(s string) bool {
 	return s != "" && len(s) <= MaxNameLength && isAlphanumeric(s[0]) && allBytes(s, "_.+-")
 }
 
-// ValidRepositoryName tells whether s can name a feed in repositories.conf.
+// ValidRepositoryName tells whether s can name a feed in repositories.conf,
+// and the file in which opkg keeps its list.
 func ValidRepositoryName(s string) bool {
-	return s != "" && len(s) <= MaxNameLength && allBytes(s, "_.-")
+	return s != "" && len(s) <= MaxNameLength && allBytes(s, "_.-") && s[0] != '-' && s[0] != '.'
 }
 
 // ValidHash tells whether s is a request hash: 64 lower-case hex digits.

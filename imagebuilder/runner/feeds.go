@@ -124,16 +124,13 @@ func apkIndexURL(feed string) string {
 
 // checkRepositories repeats what the request's validation holds, for nothing
 // may reach the builder's configuration unchecked.
-func checkRepositories(req imagebuilder.Request, allowed func(string) bool) *imagebuilder.Error {
+func checkRepositories(req imagebuilder.Request) *imagebuilder.Error {
 	for _, repo := range req.Repositories {
 		u, err := url.Parse(repo.Value)
 		if err != nil || !imagebuilder.ValidRepositoryName(repo.Name) || u.Hostname() == "" || u.User != nil ||
 			(u.Scheme != "http" && u.Scheme != "https") || strings.ContainsAny(repo.Value, " \t\r\n\"'`\\$<>{}|^;#") {
 			return imagebuilder.Errorf(imagebuilder.CodeMalformed,
 				"Error: repositories: %.100q at %.100q is not a feed's name with a plain http or https address.", repo.Name, repo.Value)
-		}
-		if allowed != nil && !allowed(repo.Value) {
-			return imagebuilder.Errorf(imagebuilder.CodeRepositoryNotAllowed, "Error: Repository not allowed: %s", repo.Value)
 		}
 	}
 	return nil

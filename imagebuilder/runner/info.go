@@ -53,7 +53,7 @@ func ParseInfo(text string) (*Info, error) {
 			case key == "Default Packages":
 				info.DefaultPackages = strings.Fields(value)
 			case key == "Available Profiles":
-			case value == "" && validProfileID(key):
+			case value == "" && imagebuilder.ValidProfileID(key):
 				id = key
 				info.Profiles[id] = InfoProfile{Packages: []string{}}
 			}
@@ -86,10 +86,6 @@ func ParseInfo(text string) (*Info, error) {
 	}
 	return info, nil
 }
-
-// validProfileID tells whether s has the form of a profile's id. Those of
-// upstream have the grammar of package names.
-func validProfileID(s string) bool { return imagebuilder.ValidPackageName(s) }
 
 // ParseManifest reads the standard output of `make manifest` or a .manifest
 // file: lines "name - version", or "name version" as apk builders before
@@ -166,14 +162,15 @@ func findPackage(m imagebuilder.Manifest, name string) (string, bool) {
 }
 
 // isABISuffix tells whether s has the form of an ABI version as OpenWrt puts
-// it behind library names: "20240329", "-0", "1.1", "2-0".
+// it behind library names: "20240329", "-0", "1.1", "2-0", wolfssl's
+// "5.6.4.e624513f".
 func isABISuffix(s string) bool {
 	s = strings.TrimPrefix(s, "-")
 	if s == "" || s[0] < '0' || s[0] > '9' {
 		return false
 	}
 	for i := 0; i < len(s); i++ {
-		if (s[i] < '0' || s[i] > '9') && s[i] != '.' && s[i] != '-' {
+		if (s[i] < '0' || s[i] > '9') && (s[i] < 'a' || s[i] > 'z') && s[i] != '.' && s[i] != '-' {
 			return false
 		}
 	}

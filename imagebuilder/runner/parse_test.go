@@ -133,13 +133,14 @@ func TestSameManifest(t *testing.T) {
 }
 
 func TestCheckVersions(t *testing.T) {
-	m := imagebuilder.Manifest{"test1": "1.0", "libubox": "2024.03.29-r1", "libgadget2": "3", "kernel": "6.6.1", "python3": "3.11"}
+	m := imagebuilder.Manifest{"test1": "1.0", "libubox": "2024.03.29-r1", "libgadget2": "3", "kernel": "6.6.1", "python3": "3.11", "libwolfssl": "5.6.4-r1"}
 	tests := []struct {
 		name, version, want string
 	}{
 		{"test1", "1.0", ""},
 		{"test1-1", "1.0", ""},
 		{"libubox20240329", "2024.03.29-r1", ""},
+		{"libwolfssl5.6.4.e624513f", "5.6.4-r1", ""},
 		{"libgadget2-0", "3", ""},
 		{"kernel", "6.6.1", ""},
 		{"-gone", "1", ""},
@@ -299,7 +300,7 @@ func FuzzParseInfo(f *testing.F) {
 			t.Errorf("an info without %+v", info)
 		}
 		for id := range info.Profiles {
-			if !validProfileID(id) {
+			if !imagebuilder.ValidProfileID(id) {
 				t.Errorf("profile %q", id)
 			}
 		}

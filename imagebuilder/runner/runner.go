@@ -69,9 +69,6 @@ type Options struct {
 	// Packages says which packages are built for a request, for instance
 	// after renames; nil builds those that it names.
 	Packages func(req imagebuilder.Request, info *Info) []string
-	// AllowRepository is asked once more for each feed of a request; nil
-	// relies on the server's check.
-	AllowRepository func(url string) bool
 
 	Log *slog.Logger
 	Now func() time.Time
@@ -225,7 +222,7 @@ func (r *Runner) method(builder string) sandbox.Method {
 // check refuses what must not reach a make command line or a configuration
 // file, whoever let it through.
 func (r *Runner) check(req imagebuilder.Request) *imagebuilder.Error {
-	if !validProfileID(req.Profile) {
+	if !imagebuilder.ValidProfileID(req.Profile) {
 		return sentence(imagebuilder.CodeMalformed, fmt.Sprintf("%.100q is not a device's name.", req.Profile))
 	}
 	if req.Filesystem != nil && filesystemOptions[*req.Filesystem] == "" {
@@ -234,7 +231,7 @@ func (r *Runner) check(req imagebuilder.Request) *imagebuilder.Error {
 	if req.RootfsSizeMB != nil && *req.RootfsSizeMB < 1 {
 		return sentence(imagebuilder.CodeMalformed, "rootfs_size_mb is below 1.")
 	}
-	if e := checkRepositories(req, r.o.AllowRepository); e != nil {
+	if e := checkRepositories(req); e != nil {
 		return e
 	}
 	return checkPackageNames(req.Packages)

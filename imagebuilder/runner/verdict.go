@@ -30,9 +30,6 @@ func (f *findings) failure(feeds []string) *imagebuilder.Error {
 	case f.noSpace:
 		return sentence(imagebuilder.CodeNoSpace,
 			"This server's disk is full, so the image could not be built. Please try again later; if it stays, tell the server's operator.")
-	case f.wrongArch:
-		return sentence(imagebuilder.CodeHost, "This release's ImageBuilder is made for another processor than this server has.",
-			"Its operator can install qemu-user-static with binfmt; `attendant doctor` says more.")
 	case f.unknownProfile != "":
 		return sentence(imagebuilder.CodeUnsupportedProfile, "Unsupported profile: "+f.unknownProfile+
 			". The requested profile was either dropped or never existed. Please check the forums for more information.")
@@ -59,6 +56,11 @@ func (f *findings) failure(feeds []string) *imagebuilder.Error {
 			"The install script of "+enumerate(f.scripts, 5)+" failed; leave that package out or tell its maintainer.")
 	case f.tooBig:
 		return f.tooBigFailure()
+	// Last, for a package's script that tries a program of the router's
+	// processor says the same.
+	case f.wrongArch:
+		return sentence(imagebuilder.CodeHost, "This release's ImageBuilder is made for another processor than this server has.",
+			"Its operator can install qemu-user-static with binfmt; `attendant doctor` says more.")
 	}
 	return f.generic("")
 }

@@ -299,7 +299,12 @@ func TestNice(t *testing.T) {
 	var h heard
 	c := h.command(t.TempDir(), "nice")
 	c.Nice = 7
-	if _, err := c.Run(t.Context()); err != nil || !slices.Equal(h.out, []string{"7"}) {
+	level, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprint(min(20-level+c.Nice, 19)) // the tests themselves may run nicely
+	if _, err := c.Run(t.Context()); err != nil || !slices.Equal(h.out, []string{want}) {
 		t.Errorf("got %q, %v", h.out, err)
 	}
 }

@@ -38,7 +38,7 @@ sub many {
     my ($folder, $code, @wanted) = @_;
     my $into = "$folder/.many.$$";
     mkdir $into or die "$into: $!\n";
-    if (my $pid = fork) { waitpid $pid, 0 }
+    if (my $pid = fork // die "fork: $!\n") { waitpid $pid, 0 }
     else {
         open STDOUT, '>', '/dev/null';
         open STDERR, '>', '/dev/null';
