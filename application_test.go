@@ -285,7 +285,7 @@ func TestRequestBecomesAnImage(t *testing.T) {
 	}{
 		{"board name with a comma", buildBody("24.10.4", "ath79/generic", "tplink,archer-c7-v5", "luci", "-ppp", "-ppp-mod-pppoe"), "tplink_archer-c7-v5", "sysupgrade factory", "luci", "ppp-mod-pppoe"},
 		{"x86 vendor string", buildBody("24.10.4", "x86/64", "To be filled by O.E.M.", "htop"), "generic", "combined combined-efi", "htop", "tmux"},
-		{"a library whose ABI suffix has letters", buildBody("24.10.4", "ath79/generic", "tplink_archer-c7-v5", "libustream-wolfssl", "-libustream-mbedtls"), "tplink_archer-c7-v5", "sysupgrade", "libwolfssl", "libmbedtls"},
+		{"a library whose ABI suffix has letters", buildBody("24.10.4", "ath79/generic", "tplink_archer-c7-v5", "libustream-wolfssl", "-libustream-mbedtls"), "tplink_archer-c7-v5", "sysupgrade", "libwolfssl", "libustream-mbedtls"},
 		{"older release", buildBody("24.10.3", "ath79/generic", "tplink_archer-c7-v5", "tmux"), "tplink_archer-c7-v5", "sysupgrade", "tmux", "luci"},
 		{"snapshot by apk", buildBody("SNAPSHOT", "x86/64", "generic", "tmux"), "generic", "combined", "tmux", "luci"},
 	}
