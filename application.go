@@ -210,21 +210,23 @@ func (a *application) run(ctx context.Context, hurry <-chan struct{}, l, control
 		served <- nil
 	}
 	a.log.Info().Msg("stopping: running builds may finish; interrupt again to cut them")
-	stopServing()
 	building, cancel := context.WithTimeout(context.WithoutCancel(ctx), buildGrace)
 	defer cancel()
 	go func() {
 		select {
 		case <-hurry:
 			cancel()
+			a.server.Hurry()
 		case <-building.Done():
 		}
 	}()
-	err = errors.Join(err, <-served)
-	if stopErr := a.queue.Stop(building); stopErr != nil && !errors.Is(stopErr, context.DeadlineExceeded) && !errors.Is(stopErr, context.Canceled) {
+	stopServing()
+	// From here on no build begins, while downloads have their grace.
+	stopErr := a.queue.Stop(building)
+	if stopErr != nil && !errors.Is(stopErr, context.DeadlineExceeded) && !errors.Is(stopErr, context.Canceled) {
 		err = errors.Join(err, fmt.Errorf("stop the queue: %w", stopErr))
 	}
-	return err
+	return errors.Join(err, <-served)
 }
 
 // close puts everything away: whatever was open is closed, the database last.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"attendant/imagebuilder"
@@ -131,10 +132,19 @@ type database struct {
 	*store.DB
 }
 
+func (d database) Answers() error {
+	_, err := d.LastSeq()
+	return err
+}
+
 func (d database) Check() ([]string, error) {
 	report, err := d.DB.Check()
 	if err != nil {
 		return nil, err
 	}
-	return report.Problems, nil
+	problems := report.Problems
+	if report.More > 0 {
+		problems = append(problems, fmt.Sprintf("… and %d more", report.More))
+	}
+	return problems, nil
 }

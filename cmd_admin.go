@@ -105,14 +105,36 @@ func (c *cancelCmd) Run(p *program) error {
 	if err != nil {
 		return err
 	}
-	if !imagebuilder.ValidHash(c.Hash) {
-		return usagef("%q is not a request hash: it has 64 hex digits; \"attendant jobs\" shows them", c.Hash)
-	}
-	resp, err := askServer(p.ctx, cfg.Control, http.MethodPost, "/cancel/"+c.Hash)
+	return orderServer(p, cfg, "/cancel/", c.Hash, "Cancelled.")
+}
+
+type evictCmd struct {
+	configFlags
+	Hash string `arg:"" help:"Request hash of the image, as \"attendant jobs\" shows it."`
+}
+
+func (*evictCmd) Help() string {
+	return `Drops a finished image to make room, or to have it built anew at the next request.`
+}
+
+func (c *evictCmd) Run(p *program) error {
+	cfg, err := c.load(p)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(p.stdout, "Cancelled.")
+	return orderServer(p, cfg, "/evict/", c.Hash, "Evicted.")
+}
+
+// orderServer tells the running server to do something about a job.
+func orderServer(p *program, cfg *Config, path, hash, done string) error {
+	if !imagebuilder.ValidHash(hash) {
+		return usagef("%q is not a request hash: it has 64 hex digits; \"attendant jobs\" shows them", hash)
+	}
+	resp, err := askServer(p.ctx, cfg.Control, http.MethodPost, path+hash)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(p.stdout, done)
 	return resp.Body.Close()
 }
 

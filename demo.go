@@ -111,13 +111,11 @@ attendant goes on serving at %[1]s until Ctrl-C. Try:
 // demoConfig is the configuration of a demo: the defaults, whatever files and
 // variables there are.
 func demoConfig(data, base string) (*Config, error) {
-	cfg, err := loadConfig(configSources{ignoreFile: true, dir: data, cpus: runtime.NumCPU()})
+	cfg, err := loadConfig(configSources{ignoreFile: true, dir: data, cpus: runtime.NumCPU(), flags: []flagValue{{"data", data}}})
 	if err != nil {
 		return nil, err
 	}
-	cfg.Data = data
 	cfg.Upstream = base + "/upstream"
-	cfg.Keys = filepath.Join(data, "keys")
 	cfg.AllowDefaults = true
 	cfg.LogLevel = slog.LevelWarn // the demo tells by itself what happens
 	return cfg, nil

@@ -42,6 +42,7 @@ type commandLine struct {
 	Doctor  doctorCmd  `cmd:"" group:"server" help:"Check whether this machine can run ImageBuilders."`
 	Jobs    jobsCmd    `cmd:"" group:"server" help:"List the jobs of the running server."`
 	Cancel  cancelCmd  `cmd:"" group:"server" help:"End a job of the running server."`
+	Evict   evictCmd   `cmd:"" group:"server" help:"Drop a finished image of the running server."`
 	DB      dbCmd      `cmd:"" name:"db" group:"server" help:"Look after the database."`
 	Backup  backupCmd  `cmd:"" group:"server" help:"Copy the database while the server runs."`
 	Sample  sampleCmd  `cmd:"" group:"server" help:"Write the sample distribution, to be served as an upstream."`
@@ -62,6 +63,7 @@ func newCommandLine() *commandLine {
 	c.Doctor.configFlags = settingFlags("data", "upstream", "keys", "listen", "workers", "image_budget", "builder_budget")
 	c.Jobs.configFlags = settingFlags("data", "control")
 	c.Cancel.configFlags = settingFlags("data", "control")
+	c.Evict.configFlags = settingFlags("data", "control")
 	c.DB.Check.configFlags = settingFlags("data", "control")
 	c.Backup.configFlags = settingFlags("data", "control")
 	return c

@@ -47,7 +47,12 @@ func (c *serveCmd) Run(p *program) error {
 	}
 	log.Info().Str("version", readBuildInfo().Version).Str("listen", l.Addr().String()).Str("upstream", cfg.Upstream).
 		Str("data", cfg.Data).Int("workers", cfg.Workers).Msg("attendant is ready")
-	a.notifySystemd(p.ctx)
+	if err := systemd.Status("Answering on " + l.Addr().String()); err != nil {
+		log.Warn().Err(err).Msg("systemd could not be told the address")
+	}
+	watched, stopWatchdog := context.WithCancel(p.ctx)
+	defer stopWatchdog()
+	a.notifySystemd(watched)
 	return a.run(p.ctx, hurried(p.ctx), l, control)
 }
 
@@ -58,8 +63,11 @@ func listen(addr string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("take the sockets that systemd opened: %w", err)
 	}
-	if len(passed) > 0 {
+	if len(passed) == 1 {
 		return passed[0], nil
+	}
+	if len(passed) > 1 {
+		return nil, fmt.Errorf("systemd passes %d sockets; attendant serves one: leave a single ListenStream in the socket unit", len(passed))
 	}
 	l, err := net.Listen("tcp", addr)
 	if err != nil {

@@ -23,6 +23,7 @@ const (
 	CodeQueueFull            Code = "queue_full"             // try again later
 	CodeUpstreamUnavailable  Code = "upstream_unavailable"   // no usable copy of upstream's data yet
 	CodeStopping             Code = "stopping"               // the server is shutting down
+	CodeBusy                 Code = "busy"                   // too much of one kind is going on just now
 )
 
 // Codes of builds that failed.
@@ -89,7 +90,7 @@ func (e *Error) Unwrap() error { return e.Err }
 // changing it: the failure lies with this server or its surroundings.
 func (c Code) Transient() bool {
 	switch c {
-	case CodeQueueFull, CodeUpstreamUnavailable, CodeStopping, CodeNoBuilder, CodeHost, CodeNoSpace,
+	case CodeQueueFull, CodeUpstreamUnavailable, CodeStopping, CodeBusy, CodeNoBuilder, CodeHost, CodeNoSpace,
 		CodeNoNetwork, CodeTimedOut, CodeStalled, CodeCanceled, CodeInternal, CodeBadBuilder, CodePackageDamaged:
 		return true
 	}

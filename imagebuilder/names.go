@@ -1,5 +1,7 @@
 package imagebuilder
 
+import "strings"
+
 // The grammars below are what may reach a make command line, a path or a
 // configuration file. They are narrower than asu's patterns
 // (openwrt/asu asu/build_request.py) where those let through what the
@@ -125,4 +127,17 @@ func ValidHash(s string) bool {
 		}
 	}
 	return true
+}
+
+// Branch returns the branch of a release: "24.10" of "24.10.4",
+// "24.10.0-rc1", "24.10-SNAPSHOT" and "24.10"; a name without a dot is its
+// own.
+func Branch(version string) string {
+	version, _, _ = strings.Cut(version, "-")
+	year, rest, dotted := strings.Cut(version, ".")
+	if !dotted {
+		return version
+	}
+	month, _, _ := strings.Cut(rest, ".")
+	return year + "." + month
 }

@@ -17,16 +17,6 @@ type Pair struct {
 // the build command, and the order of repositories is that of the feeds.
 type Pairs []Pair
 
-// Get returns the value of the first member called name.
-func (p Pairs) Get(name string) (string, bool) {
-	for _, pair := range p {
-		if pair.Name == name {
-			return pair.Value, true
-		}
-	}
-	return "", false
-}
-
 // Names returns the member names in order.
 func (p Pairs) Names() []string {
 	names := make([]string, len(p))

@@ -245,6 +245,25 @@ func TestNormalizeAndHashProperties(t *testing.T) {
 	})
 }
 
+func TestBranch(t *testing.T) {
+	for version, want := range map[string]string{
+		"24.10.4": "24.10", "24.10.0-rc2": "24.10", "24.10-SNAPSHOT": "24.10", "24.10": "24.10",
+		"SNAPSHOT": "SNAPSHOT", "": "", ".": ".",
+	} {
+		if got := Branch(version); got != want {
+			t.Errorf("%q is of %q, want %q", version, got, want)
+		}
+	}
+}
+
+func TestRepositoryNamesAreFileNames(t *testing.T) {
+	for name, want := range map[string]bool{"mesh": true, "a.b_c-d": true, ".": false, "..": false, "-x": false, ".x": false, "": false, "a/b": false} {
+		if ValidRepositoryName(name) != want {
+			t.Errorf("%q: %v", name, !want)
+		}
+	}
+}
+
 func TestPairsKeepOrder(t *testing.T) {
 	var p Pairs
 	if err := json.Unmarshal([]byte(`{"z":"1","a":"2","z":"3"}`), &p); err != nil {

@@ -150,6 +150,8 @@ func (q *Queue) outcome(hash string, submit bool) (Status, bool) {
 		}
 	}
 	if o.job.State == imagebuilder.Done {
+		// In this order: once touched, a set is not dropped for a while.
+		q.o.Images.Touch(hash)
 		if !q.o.Images.Has(hash) {
 			q.mu.Lock()
 			if q.outcomes.get(hash) == o {
@@ -158,7 +160,6 @@ func (q *Queue) outcome(hash string, submit bool) (Status, bool) {
 			q.mu.Unlock()
 			return Status{}, false
 		}
-		q.o.Images.Touch(hash)
 		return o.status(), true
 	}
 	now := time.Now()

@@ -345,8 +345,10 @@ func TestUpstreamAddressInTheDemo(t *testing.T) {
 	if o.json["upstream_url"] != ts.base+"/upstream" {
 		t.Errorf("got %v", o.json["upstream_url"])
 	}
-	if a := ts.get("/upstream/.versions.json"); string(a.raw) != "{}" {
-		t.Errorf("got %d %s", a.status, a.raw)
+	for _, path := range []string{"/upstream/.versions.json", "/upstream/"} {
+		if a := ts.get(path); a.status != 200 {
+			t.Errorf("%s: %d %s", path, a.status, a.raw)
+		}
 	}
 	_, _, body := ts.raw("GET /json/v1/overview.json HTTP/1.1\r\nHost: evil\"<script>\r\nConnection: close\r\n\r\n")
 	if strings.Contains(string(body), "script") {
@@ -388,6 +390,31 @@ func TestPanicBecomesAnError(t *testing.T) {
 	s.recoverPanics(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("oops") })).ServeHTTP(rec, rec.request)
 	if rec.Code != 500 || strings.Contains(rec.Body.String(), "oops") || !strings.Contains(rec.Body.String(), `"code":"internal"`) {
 		t.Errorf("got %d %s", rec.Code, rec.Body)
+	}
+}
+
+func TestPanicAfterTheBeginningCutsTheAnswer(t *testing.T) {
+	s := New(Options{})
+	rec := newRecorder()
+	defer func() {
+		if p := recover(); p != http.ErrAbortHandler {
+			t.Errorf("panicked with %v", p)
+		}
+		if strings.Contains(rec.Body.String(), "internal") {
+			t.Errorf("an error was put behind the beginning: %s", rec.Body)
+		}
+	}()
+	s.recoverPanics(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte("the beginning"))
+		panic("oops")
+	})).ServeHTTP(rec, rec.request)
+}
+
+func TestUnknownPackagesHeaderIsBounded(t *testing.T) {
+	h := http.Header{}
+	setUnknownPackages(h, strings.Fields(strings.Repeat("a-package-with-a-long-name ", 200)))
+	if n := len(h.Get("X-Unknown-Package")); n == 0 || n > maxUnknownHeader {
+		t.Errorf("%d bytes", n)
 	}
 }
 

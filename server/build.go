@@ -19,7 +19,7 @@ type queueStatus = queue.Status
 // build, so clients may repeat it as they like; the reply is at once.
 func (s *Server) postBuild(w http.ResponseWriter, r *http.Request) {
 	s.o.Statistics.CountRequest()
-	body, err := readBody(w, r, s.bodyLimit)
+	body, err := s.readBody(w, r)
 	if err != nil {
 		s.writeError(w, r, err)
 		return

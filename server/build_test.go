@@ -238,7 +238,7 @@ func TestUpstreamUnknownYet(t *testing.T) {
 			t.Errorf("got %d %s", a.status, a.raw)
 		}
 	}
-	if a := ts.get("/healthz"); a.status != 503 || a.json["status"] != "failing" {
+	if a := ts.get("/healthz"); a.status != 503 || a.json["status"] != 503.0 || a.json["state"] != "failing" || a.json["detail"] == "" {
 		t.Errorf("health: %d %s", a.status, a.raw)
 	}
 }

@@ -16,6 +16,8 @@ import (
 
 // Database is what the control socket offers of the store.
 type Database interface {
+	// Answers returns an error when the database cannot be read.
+	Answers() error
 	// Backup writes a consistent copy of the database while it is in use.
 	Backup(w io.Writer) (int64, error)
 	// Check reads everything and returns what is wrong, a line each.
@@ -30,8 +32,17 @@ func ListenControl(path string) (net.Listener, error) {
 		_ = c.Close()
 		return nil, fmt.Errorf("open the control socket: another attendant is listening on %s", path)
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("remove a stale control socket: %w", err)
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, fmt.Errorf("open the control socket: %w", err)
+	case info.Mode().Type() != fs.ModeSocket:
+		return nil, fmt.Errorf("open the control socket: %s is something else; choose another path", path)
+	default:
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("remove a stale control socket: %w", err)
+		}
 	}
 	l, err := net.Listen("unix", path)
 	if err != nil {
@@ -48,12 +59,14 @@ func ListenControl(path string) (net.Listener, error) {
 //
 //	GET  /jobs           the jobs, as a list of ControlJob
 //	POST /cancel/{hash}  ends a job
+//	POST /evict/{hash}   drops a finished job's images
 //	GET  /backup         a copy of the database
 //	GET  /check          what is wrong with the database, as a list
 func (s *Server) ServeControl(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /jobs", s.controlJobs)
 	mux.HandleFunc("POST /cancel/{hash}", s.controlCancel)
+	mux.HandleFunc("POST /evict/{hash}", s.controlEvict)
 	mux.HandleFunc("GET /backup", s.controlBackup)
 	mux.HandleFunc("GET /check", s.controlCheck)
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout}
@@ -108,6 +121,14 @@ func (s *Server) controlJobs(w http.ResponseWriter, _ *http.Request) {
 
 func (s *Server) controlCancel(w http.ResponseWriter, r *http.Request) {
 	if err := s.o.Queue.Cancel(r.PathValue("hash")); err != nil {
+		s.writeError(w, r, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *Server) controlEvict(w http.ResponseWriter, r *http.Request) {
+	if err := s.o.Images.Drop(r.PathValue("hash")); err != nil {
 		s.writeError(w, r, err)
 		return
 	}

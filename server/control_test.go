@@ -31,9 +31,21 @@ func TestControlSocket(t *testing.T) {
 	building, queued := ts.post(plainBody("a")).hash(), ts.post(plainBody("b")).hash()
 
 	path := filepath.Join(t.TempDir(), "control.sock")
-	if err := os.WriteFile(path, nil, 0o600); err != nil { // as a crash leaves it
+	if err := os.WriteFile(path, []byte("a configuration"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := ListenControl(path); err == nil {
+		t.Fatal("a file that is no socket was replaced")
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"}) // as a crash leaves it
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.SetUnlinkOnClose(false)
+	stale.Close()
 	l, err := ListenControl(path)
 	if err != nil {
 		t.Fatal(err)
@@ -83,6 +95,20 @@ func TestControlSocket(t *testing.T) {
 		if a := ts.await(hash); a.status != 500 || a.json["code"] != string(imagebuilder.CodeCanceled) {
 			t.Errorf("a cancelled job: %d %s", a.status, a.raw)
 		}
+	}
+	done := ts.post(plainBody("kept")).hash()
+	ts.builder.mu.Lock()
+	ts.builder.hold = nil
+	ts.builder.mu.Unlock()
+	if a := ts.await(done); a.status == 200 {
+		if status, body := call(http.MethodPost, "/evict/"+done); status != 204 {
+			t.Errorf("evict: %d %s", status, body)
+		}
+		if a := ts.get("/api/v1/build/" + done); a.status != 404 {
+			t.Errorf("an evicted image: %d %s", a.status, a.raw)
+		}
+	} else {
+		t.Errorf("got %d %s", a.status, a.raw)
 	}
 	if status, _ := call(http.MethodPost, "/cancel/"+building[:10]); status != 404 {
 		t.Errorf("cancel of nothing: %d", status)

@@ -16,22 +16,53 @@ import (
 // packages with versions and 20 KiB of defaults fit several times over.
 const minBodyLimit = 512 << 10
 
-// bodyStall is how long a client may pause inside a request's body.
-const bodyStall = 30 * time.Second
+// Limits of a request's body. A client may be slow: 20 KB come through 2 KB/s
+// in ten seconds.
+const (
+	bodyStall  = 30 * time.Second // a pause inside it
+	bodyTime   = 5 * time.Minute  // all of it
+	bodyAtOnce = 32 << 10         // bytes that are set aside before they come
+)
 
-// readBody reads a request's body up to limit bytes. The client may be as slow
-// as it likes but must not stand still.
-func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+// maxLargeBodies is how many bodies of more than bodyAtOnce may be on their
+// way at a time: together they are the memory that bodies can take.
+const maxLargeBodies = 48
+
+// readBody reads a request's body up to s.bodyLimit bytes.
+func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	limit := s.bodyLimit
 	rc := http.NewResponseController(w)
+	end := time.Now().Add(bodyTime)
 	body := &progressReader{r: http.MaxBytesReader(w, r.Body, limit), extend: func() {
-		_ = rc.SetReadDeadline(time.Now().Add(bodyStall)) // recorders in tests have no deadlines
+		stall := time.Now().Add(s.o.BodyStall)
+		if stall.After(end) {
+			stall = end
+		}
+		_ = rc.SetReadDeadline(stall) // recorders in tests have no deadlines
 	}}
 	var buf bytes.Buffer
-	if r.ContentLength > 0 && r.ContentLength <= limit {
-		buf.Grow(int(r.ContentLength) + bytes.MinRead)
+	if r.ContentLength > 0 {
+		buf.Grow(int(min(r.ContentLength, bodyAtOnce)) + bytes.MinRead)
 	}
-	_, err := buf.ReadFrom(body)
-	_ = rc.SetReadDeadline(time.Time{})
+	_, err := io.CopyN(&buf, body, bodyAtOnce)
+	if err == nil { // there may be more
+		select {
+		case s.largeBodies <- struct{}{}:
+			defer func() { <-s.largeBodies }()
+		default:
+			w.Header().Set("Connection", "close")
+			return nil, imagebuilder.Errorf(imagebuilder.CodeBusy, "Too many large requests are being sent just now. Please try again in a minute.")
+		}
+		_, err = buf.ReadFrom(body)
+	} else if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	if err == nil {
+		_ = rc.SetReadDeadline(time.Time{})
+	} else {
+		// What is left of the body is not waited for.
+		w.Header().Set("Connection", "close")
+	}
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
 		return nil, imagebuilder.Errorf(imagebuilder.CodeMalformed,

@@ -26,7 +26,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request, ps httprouter.Pa
 	case s.streams <- struct{}{}:
 		defer func() { <-s.streams }()
 	default:
-		s.writeError(w, r, imagebuilder.Errorf(imagebuilder.CodeStopping,
+		s.writeError(w, r, imagebuilder.Errorf(imagebuilder.CodeBusy,
 			"Too many people follow builds just now. Ask for the build's status instead, every few seconds."))
 		return
 	}

@@ -3,12 +3,15 @@ package server
 import (
 	"html/template"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 )
 
 type healthReply struct {
-	Status          string   `json:"status"`
+	Status          int      `json:"status"`
+	Detail          string   `json:"detail"`
+	State           string   `json:"state"`
 	Problems        []string `json:"problems"`
 	Queued          int      `json:"queued"`
 	Building        int      `json:"building"`
@@ -30,7 +33,7 @@ func (s *Server) health(w http.ResponseWriter, r *http.Request) {
 	waiting, building := s.o.Queue.Length()
 	usage := s.o.Images.Usage()
 	reply := healthReply{
-		Status: "ok", Problems: []string{},
+		Status: http.StatusOK, State: "ok", Detail: "All is well.", Problems: []string{},
 		Queued: waiting, Building: building,
 		ImagesBytes: usage.Used, ImagesBudget: usage.Budget,
 		DefaultsAllowed: s.o.AllowDefaults,
@@ -45,11 +48,15 @@ func (s *Server) health(w http.ResponseWriter, r *http.Request) {
 			reply.UpstreamAge = max(0, int64(s.o.Now().Sub(o.Checked)/time.Second))
 		}
 	}
-	status := http.StatusOK
-	if len(reply.Problems) > 0 {
-		reply.Status, status = "failing", http.StatusServiceUnavailable
+	if err := s.o.Database.Answers(); err != nil {
+		s.log.Error().Err(err).Msg("the database does not answer")
+		reply.Problems = append(reply.Problems, "The database does not answer: nothing can be accepted.")
 	}
-	writeJSON(w, status, jsonBody(reply))
+	if len(reply.Problems) > 0 {
+		reply.Status, reply.State, reply.Detail = http.StatusServiceUnavailable, "failing", strings.Join(reply.Problems, " ")
+		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
+	}
+	writeJSON(w, reply.Status, jsonBody(reply))
 }
 
 var homeTemplate = template.Must(template.New("home").Parse(`<!doctype html>

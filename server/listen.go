@@ -22,6 +22,9 @@ const (
 
 type connKey struct{}
 
+// Hurry ends the grace that downloads have once Serve is stopping.
+func (s *Server) Hurry() { s.hurrying.Do(func() { close(s.hurry) }) }
+
 // Serve answers on l until ctx ends, then stops in stages: no new connections,
 // and what is being answered has grace to finish. Streams of events end at
 // once. It returns nil after an orderly stop.
@@ -48,8 +51,15 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, grace time.Duration)
 	s.stopping.Do(func() { close(s.stop) })
 	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 	defer cancel()
+	go func() {
+		select {
+		case <-s.hurry:
+			cancel()
+		case <-stopCtx.Done():
+		}
+	}()
 	err := srv.Shutdown(stopCtx)
-	if errors.Is(err, context.DeadlineExceeded) {
+	if stopCtx.Err() != nil {
 		// Downloads are cut; clients resume them.
 		err = srv.Close()
 	}

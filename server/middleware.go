@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"io"
 	"net/http"
 	"runtime/debug"
 	"strings"
@@ -14,15 +15,30 @@ import (
 //
 //	recover    a panic becomes a 500 and a log line
 //	log        one line per request at debug level
+//	body       a body that stands still ends the connection
 //	cors       every reply to a browser carries the header; OPTIONS is answered here
 //	path       double slashes are served in place: a redirected POST arrives empty
 //	router     httprouter
 func (s *Server) wrap(router http.Handler) http.Handler {
-	return s.recoverPanics(s.logRequests(cors(cleanPath(router))))
+	return s.recoverPanics(s.logRequests(s.boundBody(cors(cleanPath(router)))))
+}
+
+// boundBody gives a request's body a limit of time from its first moment. An
+// address that does not read its body needs it as well: net/http reads what is
+// left before it answers, and would wait for ever. (Server.ReadTimeout would do
+// it too, but goes on after the body and ends long downloads.)
+func (s *Server) boundBody(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.o.BodyStall)) // recorders in tests have none
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 func (s *Server) recoverPanics(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		begun := &begunWriter{ResponseWriter: w}
 		defer func() {
 			p := recover()
 			if p == nil {
@@ -33,13 +49,40 @@ func (s *Server) recoverPanics(next http.Handler) http.Handler {
 			}
 			s.log.Error().Interface("panic", p).Bytes("stack", bytes.TrimSpace(debug.Stack())).
 				Str("path", r.URL.Path).Msg("panic while serving a request")
+			if begun.begun {
+				panic(http.ErrAbortHandler) // nobody must take the part for the whole
+			}
 			writeJSON(w, http.StatusInternalServerError, jsonBody(errorReply{
 				Status: http.StatusInternalServerError, Code: imagebuilder.CodeInternal,
 				Detail: "The server made a mistake of its own. Please try again; if it stays, tell the server's operator.",
 			}))
 		}()
-		next.ServeHTTP(w, r)
+		next.ServeHTTP(begun, r)
 	})
+}
+
+// begunWriter notes whether an answer has begun.
+type begunWriter struct {
+	http.ResponseWriter
+	begun bool
+}
+
+func (b *begunWriter) Unwrap() http.ResponseWriter { return b.ResponseWriter }
+
+func (b *begunWriter) WriteHeader(status int) {
+	b.begun = true
+	b.ResponseWriter.WriteHeader(status)
+}
+
+func (b *begunWriter) Write(p []byte) (int, error) {
+	b.begun = true
+	return b.ResponseWriter.Write(p)
+}
+
+// ReadFrom keeps net/http's way of sending files.
+func (b *begunWriter) ReadFrom(src io.Reader) (int64, error) {
+	b.begun = true
+	return io.Copy(b.ResponseWriter, src)
 }
 
 func (s *Server) logRequests(next http.Handler) http.Handler {
@@ -80,6 +123,10 @@ func cors(next http.Handler) http.Handler {
 func cleanPath(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p := r.URL.Path
+		if strings.HasPrefix(p, upstreamTreePath+"/") { // a tree of folders, whose slashes mean something
+			next.ServeHTTP(w, r)
+			return
+		}
 		if strings.Contains(p, "//") || (len(p) > 1 && strings.HasSuffix(p, "/")) {
 			u := *r.URL
 			u.Path = foldSlashes(p)

@@ -51,7 +51,8 @@ func statusOf(code imagebuilder.Code) int {
 		return http.StatusBadRequest
 	case imagebuilder.CodeNotFound:
 		return http.StatusNotFound
-	case imagebuilder.CodeQueueFull, imagebuilder.CodeUpstreamUnavailable, imagebuilder.CodeStopping:
+	case imagebuilder.CodeQueueFull, imagebuilder.CodeUpstreamUnavailable, imagebuilder.CodeStopping,
+		imagebuilder.CodeBusy:
 		return http.StatusServiceUnavailable
 	}
 	return http.StatusInternalServerError
@@ -75,6 +76,9 @@ const retryAfter = 30
 func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	e := imagebuilder.AsError(err)
 	status := statusOf(e.Code)
+	if r.Context().Err() != nil {
+		return // nobody is there to be told
+	}
 	if status == http.StatusInternalServerError {
 		s.log.Error().Err(err).Str("path", r.URL.Path).Str("code", string(e.Code)).Msg("request failed")
 	} else if e.Err != nil {
@@ -87,8 +91,17 @@ func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	writeJSON(w, status, jsonBody(errorReply{Status: status, Detail: e.Detail, Code: e.Code, Unknown: e.Unknown}))
 }
 
+// maxUnknownHeader bounds X-Unknown-Package, in bytes: proxies refuse large
+// headers. The body has all names.
+const maxUnknownHeader = 1 << 10
+
 // setUnknownPackages fills the header that auc prints.
 func setUnknownPackages(h http.Header, names []string) {
+	for i, n := 0, 0; i < len(names); i++ {
+		if n += len(names[i]) + 1; n > maxUnknownHeader {
+			names = names[:i]
+		}
+	}
 	if len(names) > 0 {
 		h.Set("X-Unknown-Package", strings.Join(names, " "))
 	}

@@ -39,6 +39,7 @@ type Options struct {
 	UpstreamTree http.Handler
 
 	StallTimeout time.Duration // of downloads; default 2 minutes
+	BodyStall    time.Duration // a pause inside a request's body; default 30 s
 	Now          func() time.Time
 	Log          zerolog.Logger
 }
@@ -59,11 +60,14 @@ type Server struct {
 	docs    []byte
 	docsCSP string
 
-	bodyLimit int64
-	known     *lru.Cache[[sha256.Size]byte, *asked]
-	streams   chan struct{}
-	stop      chan struct{} // closed when event streams shall end
-	stopping  sync.Once
+	bodyLimit   int64
+	known       *lru.Cache[[sha256.Size]byte, *asked]
+	streams     chan struct{}
+	largeBodies chan struct{}
+	stop        chan struct{} // closed when event streams shall end
+	stopping    sync.Once
+	hurry       chan struct{} // closed when downloads shall be cut
+	hurrying    sync.Once
 }
 
 // New returns a server; it starts nothing.
@@ -74,18 +78,23 @@ func New(o Options) *Server {
 	if o.StallTimeout == 0 {
 		o.StallTimeout = stallTimeout
 	}
+	if o.BodyStall == 0 {
+		o.BodyStall = bodyStall
+	}
 	known, err := lru.New[[sha256.Size]byte, *asked](knownRequests)
 	if err != nil {
 		panic(err) // of a size that is not positive
 	}
 	s := &Server{
-		known:     known,
-		o:         o,
-		log:       o.Log,
-		openAPI:   openAPI(o.Version, o.PublicURL),
-		bodyLimit: minBodyLimit + 2*int64(o.Limits.MaxDefaultsLength),
-		streams:   make(chan struct{}, maxStreams),
-		stop:      make(chan struct{}),
+		known:       known,
+		o:           o,
+		log:         o.Log,
+		openAPI:     openAPI(o.Version, o.PublicURL),
+		bodyLimit:   minBodyLimit + 2*int64(o.Limits.MaxDefaultsLength),
+		streams:     make(chan struct{}, maxStreams),
+		largeBodies: make(chan struct{}, maxLargeBodies),
+		stop:        make(chan struct{}),
+		hurry:       make(chan struct{}),
 	}
 	s.docs, s.docsCSP = docsPage(s.openAPI)
 	s.handler = s.wrap(s.routes())

@@ -73,6 +73,11 @@ func (s *stubStatistics) BuildErrors(n int) ([]string, error) {
 
 type stubDatabase struct{ *store.DB }
 
+func (d stubDatabase) Answers() error {
+	_, err := d.LastSeq()
+	return err
+}
+
 func (d stubDatabase) Check() ([]string, error) {
 	r, err := d.DB.Check()
 	if err != nil {

@@ -78,11 +78,32 @@ func unsent(c net.Conn) int64 {
 type countingWriter struct {
 	http.ResponseWriter
 	written *atomic.Int64
+	refused bool // the answer is an error of ours
+}
+
+// WriteHeader puts an error of the API's form in the place of net/http's: a
+// range outside the file, a condition that does not hold.
+func (c *countingWriter) WriteHeader(status int) {
+	if status < 400 {
+		c.ResponseWriter.WriteHeader(status)
+		return
+	}
+	c.refused = true
+	e := errorReply{Status: status, Code: "precondition_failed", Detail: "The file is not the one that the request asks about: its ETag differs."}
+	if status == http.StatusRequestedRangeNotSatisfiable {
+		e.Code, e.Detail = "range_not_satisfiable", "The file is shorter than the range that was asked for. Begin again without a range."
+	}
+	c.Header().Del("Content-Disposition")
+	c.Header().Del("Cache-Control")
+	writeJSON(c.ResponseWriter, status, jsonBody(e))
 }
 
 func (c *countingWriter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
 func (c *countingWriter) Write(b []byte) (int, error) {
+	if c.refused {
+		return len(b), nil
+	}
 	n, err := c.ResponseWriter.Write(b)
 	c.written.Add(int64(n))
 	return n, err

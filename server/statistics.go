@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"attendant/imagebuilder"
 )
 
 // Statistics is what was asked for and built. The replies have the form of
@@ -97,11 +99,11 @@ func (s *Server) buildsByVersion(w http.ResponseWriter, r *http.Request) {
 	sums := map[string][]int64{}
 	for version, counts := range byVersion {
 		label := version
-		if branch != "" && !ofBranch(version, branch) {
+		if branch != "" && imagebuilder.Branch(version) != branch {
 			continue
 		}
 		if branch == "" {
-			label = branchName(version)
+			label = imagebuilder.Branch(version)
 		}
 		if sums[label] == nil {
 			sums[label] = make([]int64, len(starts))
@@ -119,18 +121,6 @@ func (s *Server) buildsByVersion(w http.ResponseWriter, r *http.Request) {
 	}
 	slices.SortFunc(reply.Datasets, func(a, b dataset) int { return strings.Compare(a.Label, b.Label) })
 	writeJSON(w, http.StatusOK, jsonBody(reply))
-}
-
-// branchName is "24.10" of "24.10.4", "24.10.0-rc1" and "24.10-SNAPSHOT".
-func branchName(version string) string {
-	version, _, _ = strings.Cut(version, "-")
-	parts := strings.Split(version, ".")
-	return strings.Join(parts[:min(2, len(parts))], ".")
-}
-
-func ofBranch(version, branch string) bool {
-	rest, ok := strings.CutPrefix(version, branch)
-	return ok && (rest == "" || rest[0] == '.' || rest[0] == '-')
 }
 
 // count reads ?n=, between 1 and limit; anything else is byDefault.

@@ -101,6 +101,7 @@ func TestWireRules(t *testing.T) {
 		"HEAD file":       plainGet("HEAD", file),
 		"range":           "GET " + file + " HTTP/1.1\r\nHost: server\r\nConnection: close\r\nRange: bytes=100-199\r\n\r\n",
 		"bad range":       "GET " + file + " HTTP/1.1\r\nHost: server\r\nConnection: close\r\nRange: bytes=999999999-\r\n\r\n",
+		"bad condition":   "GET " + file + " HTTP/1.1\r\nHost: server\r\nConnection: close\r\nIf-Match: \"x\"\r\n\r\n",
 		"preflight":       plainGet("OPTIONS", "/api/v1/build"),
 		"preflight hash":  plainGet("OPTIONS", "//api/v1/build/"+done+"?173"),
 		"preflight store": plainGet("OPTIONS", file),
@@ -142,7 +143,7 @@ func TestWireRules(t *testing.T) {
 				if code >= 400 && !bytes.Contains(body, fmt.Appendf(nil, `"status":%d,"detail":"`, code)) {
 					t.Errorf("error body %s", body)
 				}
-			} else if code >= 400 && code != 416 {
+			} else if code >= 400 {
 				t.Errorf("an error of type %q", header["content-type"])
 			}
 			if strings.HasPrefix(request, "OPTIONS") {
@@ -234,6 +235,70 @@ func TestSlowAndStalledDownloads(t *testing.T) {
 			t.Error("the connection stays open")
 		}
 	})
+}
+
+// A body that is promised and does not come holds nobody up, whatever the
+// address: the answer comes, and the connection ends.
+func TestBodiesThatStandStill(t *testing.T) {
+	ts := start(t, func(o *Options) { o.BodyStall = 300 * time.Millisecond })
+	for name, request := range map[string]string{
+		"unread":    "POST /nothing HTTP/1.1\r\nHost: server\r\nContent-Length: 10\r\n\r\n",
+		"GET":       "GET /api/v1/stats HTTP/1.1\r\nHost: server\r\nContent-Length: 10\r\n\r\n",
+		"build":     "POST /api/v1/build HTTP/1.1\r\nHost: server\r\nContent-Length: 100\r\n\r\n{\"version\"",
+		"chunked":   "POST /api/v1/build HTTP/1.1\r\nHost: server\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"ver",
+		"preflight": "OPTIONS /api/v1/build HTTP/1.1\r\nHost: server\r\nContent-Length: 10\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			status, _, _ := ts.raw(request)
+			if !strings.HasPrefix(status, "HTTP/1.1 ") {
+				t.Errorf("answered %q", status)
+			}
+		})
+	}
+}
+
+// A keep-alive connection outlives a body's limit of time.
+func TestBodyLimitEndsWithTheBody(t *testing.T) {
+	ts := start(t, func(o *Options) { o.BodyStall = 200 * time.Millisecond })
+	conn, err := net.Dial("tcp", ts.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	r := bufio.NewReader(conn)
+	body := plainBody("luci")
+	for range 2 {
+		fmt.Fprintf(conn, "POST /api/v1/build HTTP/1.1\r\nHost: server\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode > 202 {
+			t.Fatalf("%s %v", resp.Status, err)
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
+}
+
+func TestLargeBodiesAreLimited(t *testing.T) {
+	ts := start(t, nil)
+	for range maxLargeBodies {
+		ts.server.largeBodies <- struct{}{}
+	}
+	large := plainBody("luci", strings.Repeat("x", bodyAtOnce))
+	if a := ts.post(large); a.status != 503 || a.json["code"] != "busy" {
+		t.Errorf("got %d %s", a.status, a.raw)
+	}
+	if a := ts.post(plainBody("luci")); a.status > 202 {
+		t.Errorf("a small one: %d %s", a.status, a.raw)
+	}
+	for range maxLargeBodies {
+		<-ts.server.largeBodies
+	}
+	if a := ts.post(large); a.status != 422 {
+		t.Errorf("got %d %s", a.status, a.raw)
+	}
 }
 
 func TestConnectionsAreLimited(t *testing.T) {

@@ -211,6 +211,12 @@ func (db *DB) FinishJob(job *imagebuilder.Job, image *ImageRecord, took time.Dur
 		if err := tx.Bucket(bucketQueue).Delete(seqKey(job.Seq)); err != nil {
 			return err
 		}
+		// An outcome that is recorded late must not hide a newer job.
+		if known := tx.Bucket(bucketJobs).Get(k[:]); known != nil {
+			if newer, err := db.decodeJob(k, known); err == nil && newer.Seq > job.Seq {
+				return nil
+			}
+		}
 		if err := tx.Bucket(bucketJobs).Put(k[:], record); err != nil {
 			return err
 		}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"attendant/imagebuilder"
 )
 
 // Event is one of the things that are counted per day, with the meaning that
@@ -230,19 +232,6 @@ func (s *Statistics) count(e Event) {
 	s.dirty[hoursKey] = true
 }
 
-// Branch returns the branch of a version as statistics name it: "24.10" of
-// "24.10.4", "24.10.0-rc1" and "24.10-SNAPSHOT"; a name without a dot is its
-// own.
-func Branch(version string) string {
-	if branch, ok := strings.CutSuffix(version, "-SNAPSHOT"); ok {
-		return branch
-	}
-	if i := strings.LastIndexByte(version, '.'); i > 0 {
-		return version[:i]
-	}
-	return version
-}
-
 // Built counts a successful build of a version with the packages that were
 // asked for. Removals ("-name") are not counted.
 func (s *Statistics) Built(version string, packages []string) {
@@ -254,13 +243,14 @@ func (s *Statistics) Built(version string, packages []string) {
 	if d.Versions == nil {
 		d.Versions = map[string]int64{}
 	}
+	counted := version
 	if _, known := d.Versions[version]; !known && len(d.Versions) >= maxVersions {
-		version = Other
+		counted = Other
 	}
-	d.Versions[version]++
+	d.Versions[counted]++
 
 	period := floorDiv(s.today(), periodDays)
-	key := periodKey{period, Branch(version)}
+	key := periodKey{period, imagebuilder.Branch(version)}
 	counts := s.packages[key]
 	if counts == nil {
 		branches := 0
@@ -484,9 +474,10 @@ func (s *Statistics) TopPackages(branch string, n int) []PackageCount {
 // most 5000 are kept.
 func (s *Statistics) BuildErrors(n int) ([]string, error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	unsaved := slices.Concat(s.saving, s.errors)
+	s.mu.Unlock()
 	var lines []string
-	for _, line := range slices.Backward(slices.Concat(s.saving, s.errors)) {
+	for _, line := range slices.Backward(unsaved) {
 		if len(lines) >= n {
 			return lines, nil
 		}

@@ -206,16 +206,6 @@ func TestBuildErrorLines(t *testing.T) {
 	}
 }
 
-func TestBranch(t *testing.T) {
-	for version, want := range map[string]string{
-		"24.10.4": "24.10", "24.10.0-rc2": "24.10", "24.10-SNAPSHOT": "24.10", "SNAPSHOT": "SNAPSHOT", "": "", ".": ".",
-	} {
-		if got := Branch(version); got != want {
-			t.Errorf("%q is of %q, want %q", version, got, want)
-		}
-	}
-}
-
 func TestNothingChangedNothingWritten(t *testing.T) {
 	db := open(t, filepath.Join(t.TempDir(), "db"))
 	s := db.Statistics()

@@ -274,8 +274,15 @@ func (db *DB) commit(batch []*write) {
 	}
 }
 
-func (db *DB) transact(fn func(*bolt.Tx) error) error {
-	err := db.bolt.Update(fn)
+func (db *DB) transact(fn func(*bolt.Tx) error) (err error) {
+	// bbolt panics on pages that make no sense. Those who wait for this
+	// transaction, and all later ones, must hear of it.
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the database is damaged: %v", p)
+		}
+	}()
+	err = db.bolt.Update(fn)
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, berrors.ErrMaxSizeReached) {
 		return fmt.Errorf("%w: %w", ErrFull, err)
 	}

@@ -512,3 +512,13 @@ func TestAFullDiskIsToldAndHarmless(t *testing.T) {
 		t.Errorf("%d jobs of %d", r.Active, queued)
 	}
 }
+
+// A panic in a transaction is everybody's error and nobody's end: later writes
+// go on.
+func TestPanicInATransactionIsAnError(t *testing.T) {
+	db := open(t, filepath.Join(t.TempDir(), "db"))
+	if err := db.update(func(*bolt.Tx) error { panic("page 7 makes no sense") }); err == nil || !strings.Contains(err.Error(), "page 7") {
+		t.Errorf("got %v", err)
+	}
+	must(t, db.update(func(*bolt.Tx) error { return nil }))
+}

@@ -25,11 +25,6 @@ func Status(line string) error {
 	return notify("STATUS=" + strings.ReplaceAll(line, "\n", " "))
 }
 
-// ExtendTimeout asks for more time to start or stop: at least d from now.
-func ExtendTimeout(d time.Duration) error {
-	return notify(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", d.Microseconds()))
-}
-
 func notify(state string) error {
 	if _, err := daemon.SdNotify(false, state); err != nil {
 		return fmt.Errorf("notify the service manager: %w", err)

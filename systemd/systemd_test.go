@@ -146,7 +146,6 @@ func TestNotify(t *testing.T) {
 		{Ready, "READY=1"},
 		{Stopping, "STOPPING=1"},
 		{func() error { return Status("2 jobs\n1 waits") }, "STATUS=2 jobs 1 waits"},
-		{func() error { return ExtendTimeout(time.Minute) }, "EXTEND_TIMEOUT_USEC=60000000"},
 	} {
 		if err := tt.send(); err != nil {
 			t.Fatal(err)
