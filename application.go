@@ -117,7 +117,7 @@ func newApplication(cfg *Config, log zerolog.Logger, more extras) (a *applicatio
 		return nil, err
 	}
 	a.queue, err = queue.New(queue.Options{
-		DB: a.db, Images: a.images, Builder: a.runner, Workers: cfg.Workers, Limit: cfg.QueueLimit,
+		DB: a.db, Images: a.images, Builder: builds{a.runner, a.upstream}, Workers: cfg.Workers, Limit: cfg.QueueLimit,
 		FailureTTL: cfg.FailureTTL, Log: structured.With("part", "queue"),
 	})
 	if err != nil {

@@ -96,6 +96,24 @@ func builders(u *upstream.Upstream) runner.Builders {
 	})
 }
 
+// builds runs builds, and has upstream looked at again when one shows that what
+// is held of it is behind the feeds that builds use.
+type builds struct {
+	runner   *runner.Runner
+	upstream *upstream.Upstream
+}
+
+func (b builds) Build(ctx context.Context, job imagebuilder.Job, rep imagebuilder.Reporter) (*imagebuilder.Built, error) {
+	built, err := b.runner.Build(ctx, job, rep)
+	if err != nil {
+		switch imagebuilder.AsError(err).Code {
+		case imagebuilder.CodePackageVersion, imagebuilder.CodePackageDamaged, imagebuilder.CodeWrongRevision:
+			b.upstream.Hasten(job.Request.Version, job.Request.Target)
+		}
+	}
+	return built, err
+}
+
 // statistics shows the store's counters to the server.
 type statistics struct {
 	*store.Statistics

@@ -4,6 +4,8 @@ import (
 	"archive/tar"
 	"bufio"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -25,8 +27,12 @@ const (
 	maxWindow = 128 << 20
 )
 
-// errArchive: an archive is damaged or holds what no ImageBuilder should.
-var errArchive = errors.New("the archive is not usable")
+var (
+	// errArchive: an archive is damaged or holds what no ImageBuilder should.
+	errArchive = errors.New("the archive is not usable")
+	// errTooBig: it holds more than extraction.maxBytes.
+	errTooBig = errors.New("unpacked it is too big")
+)
 
 func badArchive(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{errArchive}, args...)...)
@@ -38,6 +44,7 @@ type extraction struct {
 	maxBytes   int64 // of all files
 	maxEntries int
 	report     func(done, total int64) // bytes of the archive; may be nil
+	sum        string                  // the archive's, to be checked on the way; "" if it has been
 
 	root  *os.Root
 	kinds map[string]byte // path to tar type of everything that was made
@@ -54,8 +61,9 @@ type dirTime struct {
 // run unpacks the archive (.tar.zst or .tar.xz, by its first bytes) below dir,
 // which must be empty, and returns the name of its only top folder. Nothing is
 // made outside dir, nothing is written through a link, and only files, folders
-// and links are made, none with set-id bits. What an ended run leaves behind is
-// the caller's to remove.
+// and links are made, none with set-id bits. An archive with another sum than
+// x.sum is errMismatch. What an ended run leaves behind is the caller's to
+// remove.
 func (x *extraction) run(ctx context.Context, archive, dir string) (top string, err error) {
 	f, err := os.Open(archive)
 	if err != nil {
@@ -67,12 +75,23 @@ func (x *extraction) run(ctx context.Context, archive, dir string) (top string, 
 		return "", err
 	}
 	counted := &countingReader{ctx: ctx, r: f, total: info.Size(), report: x.report}
+	h := sha256.New()
+	if x.sum != "" {
+		counted.r = io.TeeReader(f, h)
+	}
 	plain, closePlain, err := decompress(bufio.NewReaderSize(counted, 256<<10))
 	if err != nil {
 		return "", err
 	}
 	defer closePlain()
-	return x.untar(plain, dir)
+	top, err = x.untar(plain, dir)
+	if err != nil || x.sum == "" {
+		return top, err
+	}
+	if sum := hex.EncodeToString(h.Sum(nil)); sum != x.sum { // untar has read to the end
+		return "", fmt.Errorf("unpacking %s: its sum is %s, not %s: %w", archive, sum, x.sum, errMismatch)
+	}
+	return top, nil
 }
 
 // untar is run for an archive that is not compressed.
@@ -238,7 +257,7 @@ func (x *extraction) folder(name string, h *tar.Header) error {
 
 func (x *extraction) file(t *tar.Reader, name string, h *tar.Header) error {
 	if h.Size < 0 || h.Size > x.maxBytes-x.bytes {
-		return badArchive("unpacked it has more than %d bytes", x.maxBytes)
+		return badArchive("%w: it has more than %d bytes", errTooBig, x.maxBytes)
 	}
 	mode := os.FileMode(0o644)
 	if h.Mode&0o111 != 0 {
@@ -322,7 +341,9 @@ func decompress(r *bufio.Reader) (plain io.Reader, done func(), err error) {
 
 // xzDictionary reads the dictionary's size out of the first block's header
 // (xz file format 1.2.1, sections 3.1 and 5.3.1): the reader would allocate
-// whatever is written there.
+// whatever is written there. Of what is written in later blocks' headers there
+// is no bound but the reader's: its configuration has only a least size. What
+// is unpacked has the sum that the operator or sha256sums gives, though.
 func xzDictionary(b []byte) (int64, bool) {
 	const header = 12
 	if len(b) < header+2 {

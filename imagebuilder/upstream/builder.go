@@ -18,7 +18,6 @@ import (
 type Builder struct {
 	Dir        string // its top folder; the folder above it belongs to it alone and may take what is worth keeping with it
 	Generation imagebuilder.Generation
-	APK        bool  // its packages are apk's, not opkg's
 	Size       int64 // bytes on disk
 }
 

@@ -41,7 +41,8 @@ type builders struct {
 	mu      sync.Mutex
 	held    map[string]*held // by archive's sum
 	flights map[string]*flight
-	growing int64 // bytes promised to what is being unpacked
+	growing int64     // bytes promised to what is being unpacked
+	newest  time.Time // the latest use there has been; see stamp
 }
 
 // held is one unpacked ImageBuilder.
@@ -49,15 +50,14 @@ type held struct {
 	marker
 	sum     string
 	pins    int
-	used    time.Time
-	touched time.Time
+	used    time.Time // orders the builders by their last use
+	touched time.Time // when used was written to disk, by the clock
 }
 
 // marker is the file in a builder's folder that says it is whole.
 type marker struct {
 	Archive string `json:"archive"`
-	Top     string `json:"top"` // name of the top folder
-	APK     bool   `json:"apk"`
+	Top     string `json:"top"`  // name of the top folder
 	Size    int64  `json:"size"` // bytes on disk
 	Version int    `json:"version"`
 }
@@ -80,6 +80,9 @@ func openBuilders(u *Upstream) (*builders, error) {
 		case imagebuilder.ValidHash(entry.Name()):
 			if h := readHeld(name); h != nil {
 				b.held[entry.Name()] = h
+				if h.used.After(b.newest) {
+					b.newest = h.used
+				}
 				continue
 			}
 			fallthrough
@@ -138,15 +141,27 @@ func (b *builders) ready(g imagebuilder.Generation) (*Builder, func()) {
 	return b.pin(h, g)
 }
 
+// stamp is the time of a use that is later than all before it: now, unless the
+// clock went back. b.mu is held.
+func (b *builders) stamp() time.Time {
+	if now := b.u.o.Now().Round(0); now.After(b.newest) {
+		b.newest = now
+	} else {
+		b.newest = b.newest.Add(time.Nanosecond)
+	}
+	return b.newest
+}
+
 // pin hands a builder out; b.mu is held.
 func (b *builders) pin(h *held, g imagebuilder.Generation) (*Builder, func()) {
 	h.pins++
-	h.used = b.u.o.Now()
-	if since := h.used.Sub(h.touched); since >= touchEvery || since < 0 {
-		h.touched = h.used
+	h.used = b.stamp()
+	now := b.u.o.Now()
+	if since := now.Sub(h.touched); since >= touchEvery || since < 0 {
+		h.touched = now
 		os.Chtimes(filepath.Join(b.dir, h.sum, markerName), h.used, h.used) //nolint:errcheck // only the order of eviction after a restart
 	}
-	builder := &Builder{Dir: filepath.Join(b.dir, h.sum, h.Top), Generation: g, APK: h.APK, Size: h.Size}
+	builder := &Builder{Dir: filepath.Join(b.dir, h.sum, h.Top), Generation: g, Size: h.Size}
 	return builder, sync.OnceFunc(func() {
 		b.mu.Lock()
 		h.pins--
@@ -276,7 +291,7 @@ func (b *builders) makeReady(ctx context.Context, src source, f *flight) (err er
 	}
 	f.enter(imagebuilder.StageUnpack)
 	if err := b.unpack(ctx, src, archive, f.report); err != nil {
-		if errors.Is(err, errArchive) && src.path == "" {
+		if errors.Is(err, errArchive) && !isTold(err) && src.path == "" {
 			os.Remove(archive) // it has the right sum, and yet no use
 		}
 		return err
@@ -320,7 +335,15 @@ func (b *builders) unpack(ctx context.Context, src source, archive string, repor
 		return err
 	}
 	x := &extraction{disk: b.u.disk, maxBytes: b.maxUnpacked(), maxEntries: maxEntries, report: report}
+	if src.path != "" { // it may not be any more what localSum saw
+		x.sum = src.sum
+	}
 	top, err := x.run(ctx, archive, temp)
+	if errors.Is(err, errTooBig) && x.maxBytes == b.u.o.BuilderBudget {
+		return imagebuilder.Errorf(imagebuilder.CodeNoSpace,
+			"There is no room for the ImageBuilder %s: unpacked it takes more than %s, this server's whole budget for ImageBuilders (builder_budget). Please tell the server's operator.",
+			src.name, megabytes(x.maxBytes)).WithCause(err)
+	}
 	if err != nil {
 		return err
 	}
@@ -334,7 +357,7 @@ func (b *builders) unpack(ctx context.Context, src source, archive string, repor
 	if err != nil {
 		return err
 	}
-	m := marker{Archive: src.name, Top: top, APK: isAPK(dir), Size: size, Version: markerVersion}
+	m := marker{Archive: src.name, Top: top, Size: size, Version: markerVersion}
 	data, err := json.Marshal(m)
 	if err != nil {
 		return err
@@ -357,10 +380,9 @@ func (b *builders) unpack(ctx context.Context, src source, archive string, repor
 	if err := syncDir(b.dir); err != nil {
 		return err
 	}
-	now := b.u.o.Now()
 	b.mu.Lock()
-	b.held[src.sum] = &held{marker: m, sum: src.sum, used: now, touched: now}
-	b.mu.Unlock()
+	defer b.mu.Unlock()
+	b.held[src.sum] = &held{marker: m, sum: src.sum, used: b.stamp()} // get's pin writes it to disk
 	return nil
 }
 
@@ -384,28 +406,34 @@ func (b *builders) makeRoom(onDisk, promised int64, name string) error {
 		if err != nil {
 			return err
 		}
-		fits := b.u.o.BuilderBudget == 0 || b.usage()+b.growing+promised <= b.u.o.BuilderBudget
-		if fits && free-b.growing >= onDisk+reserve {
-			b.growing += promised
-			return nil
+		free -= b.growing
+		idle := b.idle()
+		var over int64 // bytes by which the budget would not hold
+		if budget := b.u.o.BuilderBudget; budget > 0 {
+			inUse := b.usage() + b.growing
+			over = inUse + promised - budget
+			if over > idle && inUse-idle < budget {
+				// The promise is a guess. While there is any budget left it is
+				// worth a try: fit has the last word.
+				over = 0
+			}
+			if over > idle {
+				return imagebuilder.Errorf(imagebuilder.CodeNoSpace,
+					"There is no room for the ImageBuilder %s: this server's budget for ImageBuilders (builder_budget) is %s and those in use take %s. Please try again later, or tell the server's operator.",
+					name, megabytes(budget), megabytes(inUse-idle))
+			}
 		}
-		if b.evict() {
-			continue
-		}
-		if !fits && free-b.growing >= onDisk+reserve && b.usage()+b.growing < b.u.o.BuilderBudget {
-			// The promise is a guess. While there is any budget left it is worth
-			// a try: fit has the last word.
-			b.growing += promised
-			return nil
-		}
-		if !fits {
+		short := onDisk + reserve - free
+		if short > idle {
 			return imagebuilder.Errorf(imagebuilder.CodeNoSpace,
-				"There is no room for the ImageBuilder %s: this server's budget for ImageBuilders is %s and those in use take %s. Please try again later, or tell the server's operator.",
-				name, megabytes(b.u.o.BuilderBudget), megabytes(b.usage()+b.growing))
+				"There is no room for the ImageBuilder %s: it needs about %s, and this server's disk has %s free. Please try again later, or tell the server's operator.",
+				name, megabytes(onDisk+reserve), megabytes(max(free, 0)))
 		}
-		return imagebuilder.Errorf(imagebuilder.CodeNoSpace,
-			"There is no room for the ImageBuilder %s: it needs about %s, and this server's disk has %s free. Please try again later, or tell the server's operator.",
-			name, megabytes(onDisk+reserve), megabytes(max(free-b.growing, 0)))
+		if over <= 0 && short <= 0 {
+			b.growing += promised
+			return nil
+		}
+		b.evict()
 	}
 }
 
@@ -413,14 +441,18 @@ func (b *builders) makeRoom(onDisk, promised int64, name string) error {
 func (b *builders) fit(size, promised int64, name string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for b.u.o.BuilderBudget > 0 && b.usage()+b.growing-promised+size > b.u.o.BuilderBudget {
-		if !b.evict() {
+	for {
+		over := b.usage() + b.growing - promised + size - b.u.o.BuilderBudget
+		switch {
+		case b.u.o.BuilderBudget == 0 || over <= 0:
+			return nil
+		case over > b.idle():
 			return imagebuilder.Errorf(imagebuilder.CodeNoSpace,
-				"There is no room for the ImageBuilder %s: it takes %s, and this server's budget for ImageBuilders is %s. Please tell the server's operator.",
+				"There is no room for the ImageBuilder %s: it takes %s, and this server's budget for ImageBuilders (builder_budget) is %s. Please tell the server's operator.",
 				name, megabytes(size), megabytes(b.u.o.BuilderBudget))
 		}
+		b.evict()
 	}
-	return nil
 }
 
 func megabytes(n int64) string { return fmt.Sprintf("%d MB", (n+999_999)/1_000_000) }
@@ -434,9 +466,20 @@ func (b *builders) usage() int64 {
 	return n
 }
 
-// evict drops the builder that nobody has used for longest; false if there is
-// none that may go. b.mu is held, but not while files are removed.
-func (b *builders) evict() bool {
+// idle is the size of those builders that may be evicted; b.mu is held.
+func (b *builders) idle() int64 {
+	var n int64
+	for _, h := range b.held {
+		if h.pins == 0 {
+			n += h.Size
+		}
+	}
+	return n
+}
+
+// evict drops the builder that nobody has used for longest, if there is one
+// that may go. b.mu is held, but not while files are removed.
+func (b *builders) evict() {
 	var free []*held
 	for _, h := range b.held {
 		if h.pins == 0 {
@@ -444,7 +487,7 @@ func (b *builders) evict() bool {
 		}
 	}
 	if len(free) == 0 {
-		return false
+		return
 	}
 	h := slices.MinFunc(free, func(x, y *held) int {
 		return cmp.Or(x.used.Compare(y.used), strings.Compare(x.sum, y.sum))
@@ -461,7 +504,6 @@ func (b *builders) evict() bool {
 		b.u.o.Log.Warn("an ImageBuilder could not be removed", "archive", h.Archive, "error", err)
 	}
 	b.u.o.Log.Info("ImageBuilder evicted", "archive", h.Archive, "bytes", h.Size)
-	return true
 }
 
 // seal makes a tree read-only and returns its size on disk.
@@ -496,11 +538,4 @@ func removeTree(dir string) error {
 		return err
 	})
 	return errors.Join(err, os.RemoveAll(dir))
-}
-
-// isAPK tells the generations of ImageBuilders apart: opkg's has a
-// repositories.conf.
-func isAPK(dir string) bool {
-	_, err := os.Lstat(filepath.Join(dir, "repositories.conf"))
-	return errors.Is(err, fs.ErrNotExist)
 }

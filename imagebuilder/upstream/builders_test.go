@@ -83,7 +83,7 @@ func TestBuilderIsUnpackedPreparedAndSealed(t *testing.T) {
 	if want := filepath.Join(u.o.Dir, "builders", target.Generation.BuilderSHA256, topName); b.Dir != want {
 		t.Errorf("it lies at %s, want %s", b.Dir, want)
 	}
-	if b.Generation != target.Generation || b.APK || b.Size < 1000 || prepared != 1 {
+	if b.Generation != target.Generation || b.Size < 1000 || prepared != 1 {
 		t.Errorf("builder %+v, prepared %d times", b, prepared)
 	}
 	for name, want := range map[string]fs.FileMode{"": fs.ModeDir | 0o555, "Makefile": 0o444, "scripts/run.sh": 0o555, ".profiles.mk": 0o444, "copy": 0o444} {

@@ -44,11 +44,14 @@ type diskWriter struct {
 // Write implements io.Writer.
 func (w diskWriter) Write(p []byte) (int, error) { return w.disk.write(w.f, p) }
 
+// tempPrefix is how files begin that are not in place yet.
+const tempPrefix = ".attendant-"
+
 // writeFile puts a whole, synced file in place: a temporary one beside it is
 // renamed, and the folder is synced.
 func (d disk) writeFile(name string, data []byte) (err error) {
 	dir := filepath.Dir(name)
-	f, err := os.CreateTemp(dir, ".attendant-*")
+	f, err := os.CreateTemp(dir, tempPrefix+"*")
 	if err != nil {
 		return err
 	}

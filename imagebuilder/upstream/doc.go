@@ -26,5 +26,7 @@
 //	<dir>/builders/.unpack-*/      being unpacked; swept at start
 //
 // A record is replaced by one rename once its files are synced: it is the
-// truth, and the mirror follows it.
+// truth, and the mirror follows it. What is held of targets and packages that
+// nobody has asked for in a month goes, and earlier if all of it is too much,
+// but only while upstream answers.
 package upstream

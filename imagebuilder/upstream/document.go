@@ -19,6 +19,8 @@ const (
 	partialAgain = 20 * time.Second
 	// noteEvery is how often a record is rewritten only for its times.
 	noteEvery = time.Hour
+	// hastenEvery is how often a document is looked at for a caller's sake.
+	hastenEvery = time.Minute
 )
 
 // errPending: the first copy is still on its way.
@@ -163,34 +165,36 @@ func (d *document[T]) seen(now time.Time) seen {
 }
 
 // fresh is get for background work: it waits for a flight that is due, or that
-// is forced, and falls back to what is held.
+// is forced, and falls back to what is held. Without an error there is a value.
 func (d *document[T]) fresh(ctx context.Context, force bool) (*T, seen, error) {
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	now := d.u.o.Now()
 	d.forced = d.forced || force
-	if d.flight == nil && d.due(now) && !d.start() {
-		d.mu.Unlock()
-		return nil, seen{}, errClosed
-	}
-	for d.flight != nil {
+	// One flight may only load what is on disk: then another one is due. None
+	// follows one that failed.
+	for first := true; ; first = false {
+		again := first || d.err == nil || d.forced
+		if d.flight == nil && (again && d.due(now) || d.value == nil && !d.lost()) && !d.start() {
+			return nil, seen{}, errClosed
+		}
+		if d.flight == nil {
+			break
+		}
 		flight := d.flight
 		d.mu.Unlock()
 		select {
 		case <-flight:
 		case <-ctx.Done():
+			d.mu.Lock()
 			return nil, seen{}, context.Cause(ctx)
 		}
 		d.mu.Lock()
-		if d.flight == nil && d.value != nil && (d.err == nil || d.forced) && d.due(now) && !d.start() {
-			break // else the flight only loaded what is on disk
-		}
 	}
-	value, s, err := d.value, d.seen(now), d.err
-	d.mu.Unlock()
-	if value == nil {
-		return nil, seen{}, err
+	if d.value == nil {
+		return nil, seen{}, d.err
 	}
-	return value, s, nil
+	return d.value, d.seen(now), nil
 }
 
 // start begins a flight; d.mu is held. It is false once the upstream is closed.
@@ -325,11 +329,13 @@ func (d *document[T]) renew(now time.Time) {
 	}
 }
 
-// hasten starts a flight although none is due, unless the last one failed.
+// hasten starts a flight although none is due, unless the last one failed or
+// has only just been.
 func (d *document[T]) hasten() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.flight == nil && d.err == nil {
+	age := d.u.o.Now().Sub(d.checked)
+	if d.flight == nil && d.err == nil && (age < 0 || age >= hastenEvery) {
 		d.forced = true
 		d.start()
 	}
@@ -341,6 +347,34 @@ func (d *document[T]) drop() {
 	defer d.mu.Unlock()
 	d.unwanted = true
 	d.forget()
+}
+
+// lastUse tells when somebody last asked for a document that is on disk, and
+// the bytes it takes there.
+func (d *document[T]) lastUse() (used time.Time, size int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.rec == nil {
+		return d.used, 0
+	}
+	return d.used, d.rec.size()
+}
+
+// shed drops the document from memory and from disk, unless it is in flight.
+func (d *document[T]) shed() {
+	d.mu.Lock() // held to the end, so that no flight writes what is being removed
+	defer d.mu.Unlock()
+	if d.flight != nil || d.rec == nil {
+		return
+	}
+	if err := d.u.state.drop(d.rec); err != nil {
+		d.u.o.Log.Warn("upstream's data that nobody uses could not be removed", "document", d.key, "error", err)
+		return
+	}
+	d.u.o.Log.Info("upstream's data that nobody uses dropped", "document", d.key, "used", d.used)
+	d.value, d.rec = nil, nil
+	d.checked, d.noted, d.used, d.soon = time.Time{}, time.Time{}, time.Time{}, time.Time{}
+	d.unusable, d.dirty = false, false
 }
 
 // forget drops an unwanted value that is on disk; d.mu is held.

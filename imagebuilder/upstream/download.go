@@ -20,6 +20,14 @@ import (
 // some 500 MB.
 const maxArchiveSize = 4 << 30
 
+const (
+	// progress is how many bytes make a try worth another one.
+	progress = 64 << 10
+	// roomEvery is after how many bytes of an archive whose size upstream does
+	// not tell the disk is asked for room again.
+	roomEvery = 16 << 20
+)
+
 // part is what is noted of a download on its way, beside its bytes.
 type part struct {
 	URL          string `json:"url"`
@@ -35,9 +43,12 @@ func (p part) validator() string {
 	return p.LastModified
 }
 
-// download gets an archive and returns the path of a file that has its sum. A
-// download that breaks off stays for the next try.
+// download gets an archive within Options.BuilderLimit and returns the path of
+// a file that has its sum. A download that breaks off stays for the next try.
 func (b *builders) download(ctx context.Context, src source, report func(done, total int64)) (string, error) {
+	limit := b.u.o.BuilderLimit
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("downloading %s took longer than %v", src.name, limit))
+	defer cancel()
 	const tries = 4
 	for try := 1; ; try++ {
 		before := b.partSize(src)
@@ -48,8 +59,7 @@ func (b *builders) download(ctx context.Context, src source, report func(done, t
 		if ctx.Err() != nil {
 			return "", context.Cause(ctx)
 		}
-		// A try that brought something is worth another one.
-		if b.partSize(src) > before {
+		if b.partSize(src)-before >= progress {
 			try = 0
 		}
 		if try >= tries || errors.Is(err, errAbsent) || errors.Is(err, errMismatch) || isNoSpace(err) || isTold(err) {
@@ -143,6 +153,9 @@ func (b *builders) downloadOnce(ctx context.Context, src source, report func(don
 		b.mu.Unlock()
 	}()
 	w := &progressWriter{w: io.MultiWriter(diskWriter{b.u.disk, f}, h), done: have, total: total, report: report}
+	if total == 0 {
+		w.room = func() error { return b.makeRoom(roomEvery, 0, src.name) }
+	}
 	if _, err := io.CopyBuffer(w, io.LimitReader(resp.Body, maxArchiveSize-have+1), make([]byte, 256<<10)); err != nil {
 		return "", fmt.Errorf("downloading %s: %w", src.name, err)
 	}
@@ -199,10 +212,18 @@ type progressWriter struct {
 	w           io.Writer
 	done, total int64
 	report      func(done, total int64)
+	room        func() error // if not nil, asked whenever roomEvery bytes have passed
+	asked       int64        // done when it was asked last
 }
 
 // Write implements io.Writer.
 func (p *progressWriter) Write(data []byte) (int, error) {
+	if p.room != nil && p.done-p.asked >= roomEvery {
+		if err := p.room(); err != nil {
+			return 0, err
+		}
+		p.asked = p.done
+	}
 	n, err := p.w.Write(data)
 	p.done += int64(n)
 	p.report(p.done, p.total)

@@ -286,7 +286,7 @@ func (u *Upstream) buildArch(s *session, path, arch string) (*archIndex, error) 
 func (u *Upstream) buildArchOnce(s *session, path, arch string) (*archIndex, error) {
 	base := path + "/packages/" + arch
 	var sums Sums
-	data, err := s.optional(base+"/sha256sums", maxSumsSize)
+	data, err := s.steady(base+"/sha256sums", maxSumsSize)
 	if err != nil {
 		return nil, err
 	}
@@ -309,12 +309,14 @@ func (u *Upstream) buildArchOnce(s *session, path, arch string) (*archIndex, err
 			return nil, err
 		}
 		if index == nil {
+			if s.holds(base + "/" + name + "/") {
+				return nil, fmt.Errorf("the feed %s of %s has vanished: %w", name, arch, errMismatch)
+			}
 			continue
 		}
 		fmt.Fprintf(h, "%s %s\n", name, digest)
 		maps.Copy(versions, index.Versions())
 	}
-	// While upstream publishes, whole folders are missing for a while.
 	if len(versions) == 0 && !s.offline && s.old != nil && len(s.old.Files) > len(s.files) {
 		return nil, fmt.Errorf("all packages of %s have vanished: %w", arch, errMismatch)
 	}
@@ -328,7 +330,7 @@ func (u *Upstream) buildArchOnce(s *session, path, arch string) (*archIndex, err
 // else those whose indexes are in sha256sums, else base and those that one of
 // the architecture's targets was built with, else OpenWrt's own.
 func (u *Upstream) feedNames(s *session, path, arch string, sums Sums) ([]string, error) {
-	conf, err := s.optional(path+"/packages/"+arch+"/feeds.conf", maxConfSize)
+	conf, err := s.steady(path+"/packages/"+arch+"/feeds.conf", maxConfSize)
 	if err != nil {
 		return nil, err
 	}
@@ -348,7 +350,7 @@ func (u *Upstream) feedNames(s *session, path, arch string, sums Sums) ([]string
 		return names, nil
 	}
 	if target := u.targetWith(s, path, arch); target != "" {
-		conf, err := s.optional(path+"/targets/"+target+buildinfo, maxConfSize)
+		conf, err := s.steady(path+"/targets/"+target+buildinfo, maxConfSize)
 		if err != nil {
 			return nil, err
 		}

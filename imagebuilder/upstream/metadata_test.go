@@ -464,56 +464,6 @@ func TestFeedNames(t *testing.T) {
 	}
 }
 
-func TestFullDiskCostsOnlyThePersistence(t *testing.T) {
-	full := false
-	d := realDisk()
-	d.write = func(f *os.File, p []byte) (int, error) {
-		if full {
-			return 0, &os.PathError{Op: "write", Path: f.Name(), Err: errNoSpaceForTest}
-		}
-		return f.Write(p)
-	}
-	one, two := sampleTree("r1-aaa", "one", nil), sampleTree("r2-bbb", "two", nil)
-	f := newFake(t, one)
-	u := openTest(t, Options{URL: f.URL}, d)
-	old := mustTarget(t, u).Generation
-	u.Close()
-	u = openTest(t, Options{URL: f.URL, Dir: u.o.Dir}, d)
-	mustTarget(t, u)
-	full = true
-	f.set(two)
-	if err := renewTarget(t, u); err != nil {
-		t.Fatal(err)
-	}
-	if g := mustTarget(t, u).Generation; g.Revision != "r2-bbb" {
-		t.Errorf("with a full disk: %+v", g)
-	}
-	u.Close()
-	f.Close()
-	u = openTest(t, Options{URL: f.URL, Dir: u.o.Dir})
-	if g := mustTarget(t, u).Generation; g != old {
-		t.Errorf("after a restart: %+v, want the old one whole", g)
-	}
-}
-
-func TestDamagedBlobIsFetchedAgain(t *testing.T) {
-	f := newFake(t, sampleTree("r1-aaa", "x", nil))
-	u := openTest(t, Options{URL: f.URL})
-	good := mustTarget(t, u).Generation
-	sum := hexSum([]byte(f.files[testBase+"profiles.json"]))
-	u.Close()
-	if err := os.WriteFile(filepath.Join(u.o.Dir, "mirror-state", "blobs", sum), []byte("lost bits"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	u = openTest(t, Options{URL: f.URL, Dir: u.o.Dir})
-	if g := mustTarget(t, u).Generation; g != good {
-		t.Errorf("%+v, want %+v", g, good)
-	}
-	if n := f.count(testBase + "profiles.json"); n != 2 {
-		t.Errorf("profiles.json was sent %d times", n)
-	}
-}
-
 func TestRunRenewsInTheBackground(t *testing.T) {
 	f := newFake(t, sampleTree("r1-aaa", "one", nil))
 	u := openTest(t, Options{URL: f.URL, Refresh: 20 * time.Millisecond, SnapshotRefresh: 20 * time.Millisecond})
@@ -583,7 +533,7 @@ func TestManyTargetsDoNotFillTheMemory(t *testing.T) {
 	files["releases/24.10.1/.targets.json"] = list + "}"
 	f := newFake(t, files)
 	u := openTest(t, Options{URL: f.URL})
-	targets, err := u.Targets(t.Context(), testVersion)
+	targets, _, err := u.targetsOf(t.Context(), testVersion)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -36,7 +36,7 @@ type Options struct {
 	RequestWait time.Duration
 	// Stall ends a transfer that brings no byte for so long; default 30 s.
 	// FetchLimit bounds a whole transfer of metadata, default 5 minutes, and
-	// BuilderLimit one of an ImageBuilder, default 6 hours.
+	// BuilderLimit that of an ImageBuilder with all its tries, default 6 hours.
 	Stall, FetchLimit, BuilderLimit time.Duration
 
 	// BuilderBudget bounds the unpacked ImageBuilders, in bytes; 0 is no bound

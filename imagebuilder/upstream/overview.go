@@ -316,16 +316,16 @@ func (u *Upstream) VersionForPath(path string) (version string, ok bool) {
 // place finds a version. The errors are CodeUpstreamUnavailable and
 // CodeUnsupportedVersion.
 func (u *Upstream) place(ctx context.Context, version string) (*Overview, place, error) {
-	o, s, err := u.overview.get(ctx)
+	o, _, err := u.overview.get(ctx)
 	if err != nil {
 		return nil, place{}, unavailable("the releases", err)
 	}
 	if p, ok := o.versions[version]; ok {
 		return o, p, nil
 	}
-	if u.o.Now().Sub(s.checked) > time.Minute { // a release may have come out just now
-		u.overview.hasten()
-	}
+	// A release may have come out just now. The overview waits for the versions.
+	u.versions.hasten()
+	u.overview.hasten()
 	// The sentence is openwrt/asu's, for unknown branches and releases alike.
 	return nil, place{}, imagebuilder.Errorf(imagebuilder.CodeUnsupportedVersion, "Unsupported branch: %s", version)
 }

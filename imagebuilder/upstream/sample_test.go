@@ -28,7 +28,7 @@ func TestSampleDistribution(t *testing.T) {
 	apk, opkg := 0, 0
 	for _, branch := range o.Branches {
 		for _, version := range branch.Versions {
-			targets, err := u.Targets(t.Context(), version)
+			targets, _, err := u.targetsOf(t.Context(), version)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -69,7 +69,7 @@ func TestSampleDistribution(t *testing.T) {
 				if _, err := os.Stat(filepath.Join(b.Dir, "Makefile")); err != nil {
 					t.Error(err)
 				}
-				if b.APK {
+				if _, err := os.Stat(filepath.Join(b.Dir, "repositories.conf")); err != nil {
 					apk++
 				} else {
 					opkg++

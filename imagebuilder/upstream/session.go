@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
+	"time"
 
 	"attendant/imagebuilder"
 )
@@ -20,13 +22,14 @@ type session struct {
 	files   []*file
 	absent  []string
 	partial bool // the document will do, but parts are missing
+	damaged bool // a file that old names could not be read
 }
 
 func (s *session) reset() { s.files, s.absent = nil, nil }
 
 // changed tells whether the session got anything else than what was held.
 func (s *session) changed() bool {
-	if s.old == nil || len(s.files) != len(s.old.Files) {
+	if s.old == nil || s.damaged || len(s.files) != len(s.old.Files) {
 		return true
 	}
 	for _, f := range s.files {
@@ -50,6 +53,7 @@ func (s *session) held(path string) (*file, error) {
 	if f.data == nil {
 		data, err := s.u.state.blob(f.SHA256)
 		if err != nil {
+			s.damaged = true
 			return nil, fmt.Errorf("%s: %w: %w", path, errNotHeld, err)
 		}
 		f = &file{Path: f.Path, SHA256: f.SHA256, Size: f.Size, ETag: f.ETag, LastModified: f.LastModified, Fetched: f.Fetched, data: data}
@@ -117,4 +121,25 @@ func (s *session) optional(path string, limit int64) ([]byte, error) {
 		return nil, nil
 	}
 	return data, err
+}
+
+// steady is optional for files that others hang on: what is held of one does
+// not just go away.
+func (s *session) steady(path string, limit int64) ([]byte, error) {
+	data, err := s.optional(path, limit)
+	if data == nil && err == nil && s.holds(path) {
+		return nil, fmt.Errorf("%s has vanished: %w", path, errMismatch)
+	}
+	return data, err
+}
+
+// goneAfter is when it is believed that a part of upstream is gone for good.
+const goneAfter = 7 * 24 * time.Hour
+
+// holds tells whether a file is held whose path begins with prefix. While
+// upstream publishes, files and whole folders are missing for a while; what
+// upstream has not confirmed for long does not count.
+func (s *session) holds(prefix string) bool {
+	return !s.offline && s.old != nil && s.u.o.Now().Sub(s.old.Checked) < goneAfter &&
+		slices.ContainsFunc(s.old.Files, func(f *file) bool { return strings.HasPrefix(f.Path, prefix) })
 }

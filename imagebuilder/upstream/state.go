@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path"
 	"path/filepath"
@@ -51,13 +52,24 @@ func (r *record) file(name string) *file {
 	return nil
 }
 
+// size is what the record's files take, in bytes.
+func (r *record) size() int64 {
+	var n int64
+	for _, f := range r.Files {
+		n += f.Size
+	}
+	return n
+}
+
 // state is the folder of records and blobs, and the mirror that follows them.
 type state struct {
 	mirror, blobs, records string
 	disk                   disk
+	log                    *slog.Logger
 
-	mu   sync.Mutex
-	refs map[string]int // blob to the number of record entries that hold it
+	mu    sync.Mutex
+	refs  map[string]int // blob to the number of record entries that hold it
+	names map[string]int // the same for paths in the mirror
 }
 
 // validPath tells whether p can be an upstream path: clean, relative, without
@@ -76,13 +88,15 @@ func validPath(p string) bool {
 
 // openState reads the records and sweeps what none of them holds. What cannot
 // be read is dropped: upstream has it. A change of address drops all.
-func openState(dir, address string, d disk) (*state, map[string]*record, error) {
+func openState(dir, address string, d disk, log *slog.Logger) (*state, map[string]*record, error) {
 	s := &state{
 		mirror:  filepath.Join(dir, "mirror"),
 		blobs:   filepath.Join(dir, "mirror-state", "blobs"),
 		records: filepath.Join(dir, "mirror-state", "records"),
 		disk:    d,
+		log:     log,
 		refs:    map[string]int{},
+		names:   map[string]int{},
 	}
 	for _, folder := range []string{s.mirror, s.blobs, s.records} {
 		if err := os.MkdirAll(folder, 0o755); err != nil {
@@ -92,7 +106,7 @@ func openState(dir, address string, d disk) (*state, map[string]*record, error) 
 	origin := filepath.Join(dir, "mirror-state", "origin")
 	if old, err := os.ReadFile(origin); err != nil || string(old) != address {
 		if err == nil {
-			if err := errors.Join(os.RemoveAll(s.records), os.Mkdir(s.records, 0o755)); err != nil {
+			if err := errors.Join(os.RemoveAll(s.records), os.Mkdir(s.records, 0o755), os.RemoveAll(s.mirror), os.Mkdir(s.mirror, 0o755)); err != nil {
 				return nil, nil, fmt.Errorf("dropping what another upstream had: %w", err)
 			}
 		}
@@ -113,9 +127,7 @@ func openState(dir, address string, d disk) (*state, map[string]*record, error) 
 			continue
 		}
 		records[r.Key] = r
-		for _, f := range r.Files {
-			s.refs[f.SHA256]++
-		}
+		s.hold(r)
 	}
 	blobs, err := os.ReadDir(s.blobs)
 	if err != nil {
@@ -126,12 +138,39 @@ func openState(dir, address string, d disk) (*state, map[string]*record, error) 
 			os.Remove(filepath.Join(s.blobs, entry.Name()))
 		}
 	}
+	s.sweepMirror()
 	for _, r := range records {
 		for _, f := range r.Files {
 			s.link(f) //nolint:errcheck // the mirror is made good again when the document is next refreshed
 		}
 	}
 	return s, records, nil
+}
+
+// sweepMirror drops what no record names, as a crash leaves it, and what was
+// not yet renamed into place.
+func (s *state) sweepMirror() {
+	var folders []string
+	filepath.WalkDir(s.mirror, func(name string, entry fs.DirEntry, err error) error { //nolint:errcheck // what cannot be read stays
+		if err != nil || name == s.mirror {
+			return nil
+		}
+		if entry.IsDir() {
+			folders = append(folders, name)
+			return nil
+		}
+		if p, err := filepath.Rel(s.mirror, name); err == nil && s.names[filepath.ToSlash(p)] == 0 {
+			os.Remove(name)
+		}
+		return nil
+	})
+	for _, name := range slices.Backward(folders) {
+		os.Remove(name) // if it is empty
+	}
+	temps, _ := filepath.Glob(filepath.Join(filepath.Dir(s.records), tempPrefix+"*")) // the pattern is good
+	for _, name := range temps {
+		os.Remove(name)
+	}
 }
 
 func readRecord(name string) (*record, error) {
@@ -198,28 +237,52 @@ func (s *state) commit(old, r *record) error {
 	if err := s.disk.writeFile(filepath.Join(s.records, recordName(r.Key)), data); err != nil {
 		return fmt.Errorf("keeping the record of %s: %w", r.Key, err)
 	}
-	for _, f := range r.Files {
-		s.refs[f.SHA256]++
-	}
-	var problems []error
+	// From here on r is in force: trouble with the mirror is no failure.
+	s.hold(r)
 	for _, f := range r.Files {
 		if err := s.link(f); err != nil {
-			problems = append(problems, err)
+			s.log.Warn("the mirror does not follow", "error", err)
 		}
 	}
-	if old != nil {
-		for _, f := range old.Files {
-			if r.file(f.Path) == nil {
-				os.Remove(filepath.Join(s.mirror, filepath.FromSlash(f.Path)))
-			}
-			s.refs[f.SHA256]--
-			if s.refs[f.SHA256] <= 0 {
-				delete(s.refs, f.SHA256)
-				os.Remove(filepath.Join(s.blobs, f.SHA256))
-			}
+	s.release(old)
+	return nil
+}
+
+// drop removes a record and what only it held.
+func (s *state) drop(r *record) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := os.Remove(filepath.Join(s.records, recordName(r.Key))); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("dropping the record of %s: %w", r.Key, err)
+	}
+	s.release(r)
+	return nil
+}
+
+// hold counts what a record names; s.mu is held.
+func (s *state) hold(r *record) {
+	for _, f := range r.Files {
+		s.refs[f.SHA256]++
+		s.names[f.Path]++
+	}
+}
+
+// release takes back what hold counted. What no record names any more goes.
+// s.mu is held.
+func (s *state) release(r *record) {
+	if r == nil {
+		return
+	}
+	for _, f := range r.Files {
+		if s.names[f.Path]--; s.names[f.Path] <= 0 {
+			delete(s.names, f.Path)
+			os.Remove(filepath.Join(s.mirror, filepath.FromSlash(f.Path)))
+		}
+		if s.refs[f.SHA256]--; s.refs[f.SHA256] <= 0 {
+			delete(s.refs, f.SHA256)
+			os.Remove(filepath.Join(s.blobs, f.SHA256))
 		}
 	}
-	return errors.Join(problems...)
 }
 
 // note rewrites a record whose files have not changed.
@@ -245,7 +308,7 @@ func (s *state) link(f *file) error {
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return fmt.Errorf("mirroring %s: %w", f.Path, err)
 	}
-	temp := filepath.Join(filepath.Dir(name), ".attendant-"+path.Base(f.Path))
+	temp := filepath.Join(filepath.Dir(name), tempPrefix+path.Base(f.Path))
 	os.Remove(temp)
 	if os.Link(blob, temp) != nil { // a file system without hard links
 		data, err := os.ReadFile(blob)

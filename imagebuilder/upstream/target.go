@@ -92,6 +92,25 @@ func (u *Upstream) target(ctx context.Context, version, target string) (*Target,
 	return t, nil
 }
 
+// Hasten has upstream asked for a target and its packages in the background,
+// although neither is due, at most once a minute: after a build that failed as
+// it would if what is known of them were outdated. It does not wait.
+func (u *Upstream) Hasten(version, target string) {
+	ctx, cancel := context.WithCancel(u.ctx)
+	cancel() // what is not known yet is being fetched anyway
+	d, p, arch, err := u.coreFor(ctx, version, target)
+	if err != nil {
+		return
+	}
+	d.mu.Lock()
+	if d.value != nil {
+		arch = d.value.arch
+	}
+	d.mu.Unlock()
+	d.hasten()
+	u.archDocument(version, p.path, arch).hasten()
+}
+
 // warm lets the first fetch of a document begin beside another.
 func (u *Upstream) warm(d *document[archIndex]) {
 	d.mu.Lock()
@@ -148,15 +167,8 @@ func (u *Upstream) Profiles(ctx context.Context, version, target string) (*Profi
 	return c.profiles, nil
 }
 
-// Targets returns the targets of a version with their package architectures.
+// targetsOf finds the targets of a version, with their package architectures.
 // The errors are CodeUnsupportedVersion and CodeUpstreamUnavailable.
-func (u *Upstream) Targets(ctx context.Context, version string) (map[string]string, error) {
-	ctx, cancel := u.wait(ctx)
-	defer cancel()
-	list, _, err := u.targetsOf(ctx, version)
-	return list, err
-}
-
 func (u *Upstream) targetsOf(ctx context.Context, version string) (targetList, place, error) {
 	_, p, err := u.place(ctx, version)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,10 @@ const (
 	documentsInMemory = 32
 	// renewEvery is how often Run looks for what is due.
 	renewEvery = 15 * time.Second
+	// tidyEvery is how often it looks for what nobody needs, which is what
+	// nobody has asked for since dropAfter.
+	tidyEvery = 24 * time.Hour
+	dropAfter = 30 * 24 * time.Hour
 )
 
 // Upstream is one download server and what is kept of it. Its methods may be
@@ -54,6 +59,9 @@ type Upstream struct {
 
 	// Pauses between tries within one flight; shortened by tests.
 	retryPause time.Duration
+	// maxKept bounds the targets' and packages' data on disk, in bytes.
+	maxKept int64
+	tidied  time.Time // by Run alone
 	// overviewDigest is what the last overview was, to tell the log of news.
 	overviewDigest atomic.Pointer[string]
 }
@@ -74,7 +82,7 @@ func open(o Options, d disk) (*Upstream, error) {
 	if err != nil {
 		return nil, fmt.Errorf("upstream: %w", err)
 	}
-	st, kept, err := openState(o.Dir, o.URL, d)
+	st, kept, err := openState(o.Dir, o.URL, d, o.Log)
 	if err != nil {
 		return nil, fmt.Errorf("upstream: %w", err)
 	}
@@ -83,6 +91,7 @@ func open(o Options, d disk) (*Upstream, error) {
 		slots: make(chan struct{}, fetchSlots),
 		lists: map[string]*document[targetList]{}, cores: map[string]*document[core]{}, archs: map[string]*document[archIndex]{},
 		retryPause: 3 * time.Second,
+		maxKept:    512 << 20,
 	}
 	if u.builders, err = openBuilders(u); err != nil {
 		return nil, fmt.Errorf("upstream: %w", err)
@@ -107,12 +116,8 @@ func (u *Upstream) adoptKept(key string, adopt func(*record)) {
 
 // Run renews what is known in the background until ctx ends. It returns nil.
 func (u *Upstream) Run(ctx context.Context) error {
-	now := u.o.Now()
 	u.mu.Lock()
-	for key, r := range u.kept { // what was in use before the start stays fresh
-		if now.Sub(r.Used) > unusedAfter {
-			continue
-		}
+	for key := range u.kept { // what was in use before the start stays fresh, or is tidied away
 		u.adopt(key)
 	}
 	u.mu.Unlock()
@@ -149,6 +154,53 @@ func (u *Upstream) renew(now time.Time) {
 	}
 	for _, d := range cores {
 		d.renew(now)
+	}
+	u.tidy(now)
+}
+
+// keeper is a document of a target or an architecture.
+type keeper interface {
+	lastUse() (used time.Time, size int64)
+	shed()
+}
+
+// tidy drops, once a day, what is on disk of targets and architectures that
+// nobody has asked for in a long time, and of all together what is too much,
+// that which was used longest ago first. While upstream does not answer it
+// could not be had again: then everything stays.
+func (u *Upstream) tidy(now time.Time) {
+	u.versions.mu.Lock()
+	answers := u.versions.err == nil && !u.versions.seen(now).stale
+	u.versions.mu.Unlock()
+	if since := now.Sub(u.tidied); !answers || since >= 0 && since < tidyEvery {
+		return
+	}
+	u.tidied = now
+	type kept struct {
+		keeper
+		used time.Time
+		size int64
+	}
+	var all []kept
+	u.mu.Lock()
+	for _, d := range u.cores {
+		all = append(all, kept{keeper: d})
+	}
+	for _, d := range u.archs {
+		all = append(all, kept{keeper: d})
+	}
+	u.mu.Unlock()
+	var total int64
+	for i := range all {
+		all[i].used, all[i].size = all[i].lastUse()
+		total += all[i].size
+	}
+	slices.SortFunc(all, func(a, b kept) int { return a.used.Compare(b.used) })
+	for _, k := range all {
+		if k.size > 0 && (now.Sub(k.used) > dropAfter || total > u.maxKept) {
+			k.shed()
+			total -= k.size
+		}
 	}
 }
 
