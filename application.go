@@ -20,6 +20,7 @@ import (
 	"attendant/imagebuilder/runner"
 	"attendant/imagebuilder/upstream"
 	"attendant/queue"
+	"attendant/replacements"
 	"attendant/server"
 	"attendant/store"
 	"attendant/store/images"
@@ -32,6 +33,7 @@ type application struct {
 	log zerolog.Logger
 
 	db       *store.DB
+	tables   *replacements.Holder
 	images   *images.Cache
 	upstream *upstream.Upstream
 	runner   *runner.Runner
@@ -47,6 +49,9 @@ const (
 	httpGrace  = 10 * time.Second
 	buildGrace = 20 * time.Second
 )
+
+// tablesInterval is how often the replacement tables' files are looked at.
+const tablesInterval = 20 * time.Second
 
 // extras is what the demo adds to the configuration.
 type extras struct {
@@ -123,8 +128,12 @@ func newApplication(cfg *Config, log zerolog.Logger, more extras) (a *applicatio
 	if err != nil {
 		return nil, err
 	}
+	a.tables = replacements.Hold(cfg.Replacements)
+	if err := a.tables.Err(); err != nil {
+		log.Error().Err(err).Msg("your replacement tables are wrong and are left out until they are mended")
+	}
 	a.server = server.New(server.Options{
-		Catalogue: catalogue{a.upstream}, Queue: a.queue, Images: a.images,
+		Catalogue: catalogue{a.upstream, a.tables}, Queue: a.queue, Images: a.images,
 		Statistics: statistics{a.db.Statistics()}, Database: database{a.db},
 		Version: readBuildInfo().Version, Contact: cfg.Contact, PublicURL: cfg.PublicURL,
 		AllowDefaults: cfg.AllowDefaults, RepositoryAllowList: cfg.RepositoryAllowList,
@@ -192,6 +201,7 @@ func (a *application) run(ctx context.Context, hurry <-chan struct{}, l, control
 	start("refresh upstream", a.upstream.Run)
 	start("run the queue", a.queue.Run)
 	start("look after the images", func(ctx context.Context) error { a.images.Run(ctx); return nil })
+	start("look after the replacement tables", func(ctx context.Context) error { a.watchTables(ctx); return nil })
 	start("save statistics", func(ctx context.Context) error { a.db.Run(ctx); return nil })
 	if control != nil {
 		start("serve the control socket", func(ctx context.Context) error { return a.server.ServeControl(ctx, control) })
@@ -227,6 +237,28 @@ func (a *application) run(ctx context.Context, hurry <-chan struct{}, l, control
 		err = errors.Join(err, fmt.Errorf("stop the queue: %w", stopErr))
 	}
 	return errors.Join(err, <-served)
+}
+
+// watchTables reads the operator's replacement tables again when they change.
+func (a *application) watchTables(ctx context.Context) {
+	tick := time.NewTicker(tablesInterval)
+	defer tick.Stop()
+	told := fmt.Sprint(a.tables.Err())
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		changed, err := a.tables.Reload()
+		if changed {
+			a.log.Info().Msg("replacement tables read again")
+		}
+		if text := fmt.Sprint(err); err != nil && text != told {
+			a.log.Error().Err(err).Msg("your replacement tables are wrong; the last right ones stay in force")
+		}
+		told = fmt.Sprint(err)
+	}
 }
 
 // close puts everything away: whatever was open is closed, the database last.

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
 	"attendant/imagebuilder/sample"
@@ -174,6 +175,8 @@ type apiReply struct {
 	} `json:"images"`
 	Manifest map[string]string `json:"manifest"`
 	BuildCmd []string          `json:"build_cmd"`
+
+	Replacements map[string][]string `json:"replacements"`
 }
 
 // ask calls the API once.
@@ -323,6 +326,53 @@ func TestRequestBecomesAnImage(t *testing.T) {
 				t.Errorf("again: %+v %v", again, err)
 			}
 		})
+	}
+}
+
+// A package that was renamed before the release is built under its new name,
+// and the client is told; the operator's tables count as well.
+func TestRenamedPackagesAreReplaced(t *testing.T) {
+	base, _ := startApplication(t, sampleUpstream(t, 0), func(cfg *Config) {
+		dir := filepath.Join(cfg.Replacements, "openwrt")
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		table := "our-editor: {nano: {default: true}, unconditional: true, source: https://community.example/}\n"
+		if err := os.WriteFile(filepath.Join(dir, "24.10.yaml"), []byte(table), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	})
+	first, err := ask(http.MethodPost, base+"/api/v1/build", buildBody("24.10.4", "ath79/generic", "tplink_archer-c7-v5", "auc", "our-editor", "luci-i18n-base-en"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	reply := awaitBuild(t, base, first.RequestHash)
+	if reply.HTTP != 200 || reply.Manifest["owut"] == "" || reply.Manifest["nano"] == "" {
+		t.Fatalf("got %+v", reply)
+	}
+	want := map[string][]string{"auc": {"owut"}, "our-editor": {"nano"}, "luci-i18n-base-en": {}}
+	if diff := cmp.Diff(want, reply.Replacements); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// What clients apply by themselves comes from the replacement tables.
+func TestOverviewTellsOfRenamedPackages(t *testing.T) {
+	base, _ := startApplication(t, sampleUpstream(t, 0), nil)
+	var o struct {
+		Branches map[string]struct {
+			Changes []struct {
+				Source, Target string
+				Revision       int
+			} `json:"package_changes"`
+		}
+	}
+	if err := json.Unmarshal([]byte(get(t, base+"/json/v1/overview.json")), &o); err != nil {
+		t.Fatal(err)
+	}
+	release, snapshot := o.Branches["24.10"].Changes, o.Branches["SNAPSHOT"].Changes
+	if len(release) != 8 || len(snapshot) != 9 || release[0].Source != "firewall" || release[0].Target != "firewall4" || release[0].Revision != 18611 {
+		t.Errorf("24.10: %+v, snapshots: %+v", release, snapshot)
 	}
 }
 

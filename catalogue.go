@@ -3,18 +3,21 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"attendant/imagebuilder"
 	"attendant/imagebuilder/runner"
 	"attendant/imagebuilder/upstream"
+	"attendant/replacements"
 	"attendant/server"
 	"attendant/store"
 )
 
-// catalogue shows upstream to the server.
+// catalogue shows upstream and the replacement tables to the server.
 type catalogue struct {
 	upstream *upstream.Upstream
+	tables   *replacements.Holder
 }
 
 func (c catalogue) Overview(ctx context.Context) (*server.Overview, error) {
@@ -24,9 +27,14 @@ func (c catalogue) Overview(ctx context.Context) (*server.Overview, error) {
 	}
 	branches := make([]server.Branch, len(o.Branches))
 	for i, b := range o.Branches {
-		changes := make([]server.PackageChange, len(b.PackageChanges))
-		for j, change := range b.PackageChanges {
-			changes[j] = server.PackageChange(change)
+		changes := []server.PackageChange{}
+		for _, change := range b.PackageChanges { // the operator's
+			changes = append(changes, server.PackageChange(change))
+		}
+		if len(changes) == 0 {
+			for _, change := range c.tables.Set().PackageChanges(imagebuilder.DefaultDistro, b.BranchOffRev) {
+				changes = append(changes, server.PackageChange(change))
+			}
 		}
 		branches[i] = server.Branch{
 			Name: b.Name, Path: b.Path, Enabled: b.Enabled, Snapshot: b.Snapshot, PathPackages: "DEPRECATED",
@@ -52,6 +60,36 @@ func (c catalogue) Resolve(ctx context.Context, r imagebuilder.Request) (imagebu
 	}
 	r.Profile = id
 	return r, target.Generation, nil
+}
+
+// Tables stands for the tables in force: a set is never changed.
+func (c catalogue) Tables() any { return c.tables.Set() }
+
+// Replace applies what holds whatever release the request comes from: clients
+// of today do not say. Versions that were asked for an old name say nothing of
+// the new one.
+func (c catalogue) Replace(r imagebuilder.Request, g imagebuilder.Generation) imagebuilder.Request {
+	result, err := c.tables.Set().Apply(replacements.Request{
+		Distro: r.Distro, To: r.Version, ToRevision: g.Revision, Target: r.Target, Profile: r.Profile, Packages: r.Packages,
+	})
+	if err != nil || slices.Equal(result.Packages, r.Packages) {
+		return r // an error is about choices, and there are none
+	}
+	changes := &imagebuilder.PackageChanges{Replacements: result.Replaced()}
+	for _, name := range result.Dropped() {
+		changes.Replacements[name] = []string{}
+	}
+	for _, added := range result.Added {
+		changes.Added = append(changes.Added, added.New...)
+	}
+	versions := make(imagebuilder.Pairs, 0, len(r.PackagesVersions))
+	for _, pv := range r.PackagesVersions {
+		if slices.Contains(result.Packages, pv.Name) {
+			versions = append(versions, pv)
+		}
+	}
+	r.Packages, r.PackagesVersions, r.Changes = result.Packages, versions, changes
+	return r
 }
 
 func (c catalogue) Revision(ctx context.Context, version, target string) (string, error) {

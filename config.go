@@ -37,7 +37,8 @@ type Config struct {
 	Branches            []Branch       // over the branches that are built in
 	ImageBuilders       []ImageBuilder // the operator's own archives
 
-	Workers          int // at least 1
+	Replacements     string // folder of the operator's replacement tables
+	Workers          int    // at least 1
 	QueueLimit       int
 	JobTimeout       time.Duration
 	IdleTimeout      time.Duration
@@ -306,6 +307,10 @@ func (l *configLoader) complete() {
 		c.Keys = filepath.Join(c.Data, "keys")
 	}
 	c.Keys = l.absolute(c.Keys)
+	if c.Replacements == "" {
+		c.Replacements = filepath.Join(c.Data, "replacements.d")
+	}
+	c.Replacements = l.absolute(c.Replacements)
 	if c.Control == "" {
 		c.Control = filepath.Join(c.Data, "control.sock")
 	}

@@ -298,6 +298,7 @@ func loadExample(t *testing.T, edit func(string) string) *Config {
 	c.Data = strings.TrimPrefix(c.Data, src.dir)
 	c.Keys = strings.TrimPrefix(c.Keys, src.dir)
 	c.Control = strings.TrimPrefix(c.Control, src.dir)
+	c.Replacements = strings.TrimPrefix(c.Replacements, src.dir)
 	return c
 }
 
@@ -307,7 +308,7 @@ func TestExampleConfigHoldsTheDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []*string{&defaults.Data, &defaults.Keys, &defaults.Control} {
+	for _, path := range []*string{&defaults.Data, &defaults.Keys, &defaults.Control, &defaults.Replacements} {
 		*path = strings.TrimPrefix(*path, src.dir)
 	}
 	if diff := cmp.Diff(defaults, loadExample(t, func(s string) string { return s }), sameConfig); diff != "" {

@@ -36,23 +36,24 @@ func main() {
 // commandLine is the grammar of the command line. Each command lives in a file
 // of its own.
 type commandLine struct {
-	Serve   serveCmd   `cmd:"" group:"server" help:"Run the server."`
-	Demo    demoCmd    `cmd:"" group:"server" help:"Try attendant without configuration and without internet."`
-	Config  configCmd  `cmd:"" group:"server" help:"Show the configuration in force and where each value comes from."`
-	Doctor  doctorCmd  `cmd:"" group:"server" help:"Check whether this machine can run ImageBuilders."`
-	Jobs    jobsCmd    `cmd:"" group:"server" help:"List the jobs of the running server."`
-	Cancel  cancelCmd  `cmd:"" group:"server" help:"End a job of the running server."`
-	Evict   evictCmd   `cmd:"" group:"server" help:"Drop a finished image of the running server."`
-	DB      dbCmd      `cmd:"" name:"db" group:"server" help:"Look after the database."`
-	Backup  backupCmd  `cmd:"" group:"server" help:"Copy the database while the server runs."`
-	Sample  sampleCmd  `cmd:"" group:"server" help:"Write the sample distribution, to be served as an upstream."`
-	Install installCmd `cmd:"" group:"service" help:"Make attendant a service of this machine."`
-	Remove  removeCmd  `cmd:"" name:"uninstall" group:"service" help:"Take the service away again; data and configuration stay."`
-	Start   startCmd   `cmd:"" group:"service" help:"Start the service."`
-	Stop    stopCmd    `cmd:"" group:"service" help:"Stop the service."`
-	Status  statusCmd  `cmd:"" group:"service" help:"Tell whether the service runs."`
-	Build   buildCmd   `cmd:"" group:"client" help:"Ask a server for an image and download it."`
-	Version versionCmd `cmd:"" group:"client" help:"Print the version of this program."`
+	Serve        serveCmd        `cmd:"" group:"server" help:"Run the server."`
+	Demo         demoCmd         `cmd:"" group:"server" help:"Try attendant without configuration and without internet."`
+	Config       configCmd       `cmd:"" group:"server" help:"Show the configuration in force and where each value comes from."`
+	Doctor       doctorCmd       `cmd:"" group:"server" help:"Check whether this machine can run ImageBuilders."`
+	Jobs         jobsCmd         `cmd:"" group:"server" help:"List the jobs of the running server."`
+	Cancel       cancelCmd       `cmd:"" group:"server" help:"End a job of the running server."`
+	Evict        evictCmd        `cmd:"" group:"server" help:"Drop a finished image of the running server."`
+	DB           dbCmd           `cmd:"" name:"db" group:"server" help:"Look after the database."`
+	Backup       backupCmd       `cmd:"" group:"server" help:"Copy the database while the server runs."`
+	Sample       sampleCmd       `cmd:"" group:"server" help:"Write the sample distribution, to be served as an upstream."`
+	Replacements replacementsCmd `cmd:"" group:"server" help:"Look after replacement tables: what became of packages from release to release."`
+	Install      installCmd      `cmd:"" group:"service" help:"Make attendant a service of this machine."`
+	Remove       removeCmd       `cmd:"" name:"uninstall" group:"service" help:"Take the service away again; data and configuration stay."`
+	Start        startCmd        `cmd:"" group:"service" help:"Start the service."`
+	Stop         stopCmd         `cmd:"" group:"service" help:"Stop the service."`
+	Status       statusCmd       `cmd:"" group:"service" help:"Tell whether the service runs."`
+	Build        buildCmd        `cmd:"" group:"client" help:"Ask a server for an image and download it."`
+	Version      versionCmd      `cmd:"" group:"client" help:"Print the version of this program."`
 }
 
 // newCommandLine returns a grammar with the configuration's flags in place.

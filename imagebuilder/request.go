@@ -29,6 +29,16 @@ type Request struct {
 	RepositoriesMode string   `json:"repositories_mode"` // "append" or "replace" (default)
 	RepositoryKeys   []string `json:"repository_keys"`   // usign or PEM public keys
 	Client           *string  `json:"client"`            // who asks; changes nothing
+
+	// Changes is what the server has made of Packages before building.
+	Changes *PackageChanges `json:"changes,omitempty"`
+}
+
+// PackageChanges tells which packages were asked for by names that the release
+// no longer has, and what it needs beside those asked for.
+type PackageChanges struct {
+	Replacements map[string][]string `json:"replacements,omitempty"` // old name to new ones; to none: dropped
+	Added        []string            `json:"added,omitempty"`
 }
 
 // DefaultDistro is the distribution of a request that names none.

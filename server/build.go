@@ -29,12 +29,13 @@ func (s *Server) postBuild(w http.ResponseWriter, r *http.Request) {
 		s.writeError(w, r, err)
 		return
 	}
-	request, generation, err := s.o.Catalogue.Resolve(r.Context(), asked.request)
+	resolved, generation, err := s.o.Catalogue.Resolve(r.Context(), asked.request)
 	if err != nil {
 		s.writeError(w, r, err)
 		return
 	}
-	status, err := s.o.Queue.Submit(r.Context(), asked.hash(request, generation), request, generation)
+	final := asked.final(s.o.Catalogue, resolved, generation)
+	status, err := s.o.Queue.Submit(r.Context(), final.hash, final.request, generation)
 	if err != nil {
 		s.writeError(w, r, err)
 		return
@@ -49,25 +50,32 @@ func (s *Server) postBuild(w http.ResponseWriter, r *http.Request) {
 }
 
 // asked is a request that has passed every check that depends on the body and
-// the configuration alone, with the last hash that it came to.
+// the configuration alone, with what it last came to.
 type asked struct {
 	request imagebuilder.Request
-	last    atomic.Pointer[hashed]
+	last    atomic.Pointer[final]
 }
 
-// hashed is a request hash and what else than the body it depends on.
-type hashed struct {
-	profile, generation, hash string
+// final is what is to be built and its hash, with all that it depends on
+// besides the body.
+type final struct {
+	request imagebuilder.Request
+	hash    string
+
+	profile, generation string
+	tables              any
 }
 
-// hash returns the request hash of the resolved request.
-func (a *asked) hash(resolved imagebuilder.Request, g imagebuilder.Generation) string {
-	if last := a.last.Load(); last != nil && last.profile == resolved.Profile && last.generation == g.Digest {
-		return last.hash
+// final returns what is to be built for the resolved request.
+func (a *asked) final(c Catalogue, resolved imagebuilder.Request, g imagebuilder.Generation) *final {
+	tables := c.Tables()
+	if last := a.last.Load(); last != nil && last.profile == resolved.Profile && last.generation == g.Digest && last.tables == tables {
+		return last
 	}
-	h := resolved.Hash(g.Digest)
-	a.last.Store(&hashed{resolved.Profile, g.Digest, h})
-	return h
+	f := &final{request: c.Replace(resolved, g), profile: resolved.Profile, generation: g.Digest, tables: tables}
+	f.hash = f.request.Hash(g.Digest)
+	a.last.Store(f)
+	return f
 }
 
 // Bounds of the memory of requests: clients repeat theirs byte for byte, LuCI
@@ -136,6 +144,7 @@ type pendingReply struct {
 	Stage        imagebuilder.Stage `json:"stage,omitempty"`
 	Progress     *progressReply     `json:"progress,omitempty"`
 	ExpectedWait int64              `json:"expected_wait_seconds,omitempty"`
+	*imagebuilder.PackageChanges
 }
 
 type progressReply struct {
@@ -155,6 +164,7 @@ type doneReply struct {
 	BuildAt      string               `json:"build_at"`
 	Request      imagebuilder.Request `json:"request"`
 	StageSeconds []stageSeconds       `json:"stages"`
+	*imagebuilder.PackageChanges
 	*imagebuilder.ImageSet
 	BuiltAt any `json:"built_at,omitempty"` // hides ImageSet's
 }
@@ -211,6 +221,8 @@ func (s *Server) renderStatus(status queueStatus) (code int, wire string, body [
 		RequestHash:  job.Hash,
 		EnqueuedAt:   job.EnqueuedAt.UTC(),
 		ExpectedWait: int64((status.Wait + time.Second - 1) / time.Second),
+
+		PackageChanges: job.Request.Changes,
 	}
 	if job.State == imagebuilder.Queued {
 		p.Detail, p.Position = "queued", status.Position
@@ -249,7 +261,10 @@ func renderDone(job *imagebuilder.Job) []byte {
 		Request:      job.Request,
 		StageSeconds: make([]stageSeconds, 0, len(job.Stages)),
 		ImageSet:     &set,
+
+		PackageChanges: job.Request.Changes,
 	}
+	reply.Request.Changes = nil // they stand beside it
 	for _, t := range job.Stages {
 		reply.StageSeconds = append(reply.StageSeconds, stageSeconds{t.Stage, t.Duration.Seconds()})
 	}

@@ -59,6 +59,24 @@ func TestBuildFromPostToVerifiedFile(t *testing.T) {
 	}
 }
 
+// What was renamed is told, and both names lead to one image.
+func TestReplacementsAreTold(t *testing.T) {
+	ts := start(t, nil)
+	old, current := ts.post(plainBody("auc")), ts.post(plainBody("owut"))
+	if old.hash() != current.hash() {
+		t.Errorf("%s and %s", old.hash(), current.hash())
+	}
+	done := ts.await(old.hash())
+	for _, a := range []answer{old, done} {
+		if got := fmt.Sprint(a.json["replacements"], a.json["added"]); got != "map[auc:[owut]] [fitblk]" {
+			t.Errorf("told: %s in %s", got, a.raw)
+		}
+	}
+	if done.json["request"].(map[string]any)["changes"] != nil {
+		t.Errorf("told twice: %s", done.raw)
+	}
+}
+
 func TestHeadTellsInHeaders(t *testing.T) {
 	ts := start(t, nil)
 	release := ts.holdBuilds()

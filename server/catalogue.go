@@ -18,6 +18,12 @@ type Catalogue interface {
 	// offered. It returns the request with its profile resolved to an id and
 	// the generation that it is to be built with.
 	Resolve(ctx context.Context, r imagebuilder.Request) (imagebuilder.Request, imagebuilder.Generation, error)
+	// Replace puts the names that packages have in the resolved request's
+	// release in the place of older ones, and says so in Changes. What it does
+	// depends on Tables, besides its arguments, and on nothing else.
+	Replace(r imagebuilder.Request, g imagebuilder.Generation) imagebuilder.Request
+	// Tables stands for the replacement tables in force; comparable.
+	Tables() any
 	// Revision returns a target's version_code.
 	Revision(ctx context.Context, version, target string) (string, error)
 	// Profile returns the JSON document of one device; path is as in

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -125,6 +126,20 @@ func (c *stubCatalogue) Resolve(_ context.Context, r imagebuilder.Request) (imag
 	}
 	return r, stubGeneration, nil
 }
+
+// Replace knows one renamed package.
+func (c *stubCatalogue) Replace(r imagebuilder.Request, _ imagebuilder.Generation) imagebuilder.Request {
+	for i, name := range r.Packages {
+		if name == "auc" {
+			r.Packages = slices.Clone(r.Packages)
+			r.Packages[i] = "owut"
+			r.Changes = &imagebuilder.PackageChanges{Replacements: map[string][]string{"auc": {"owut"}}, Added: []string{"fitblk"}}
+		}
+	}
+	return r
+}
+
+func (c *stubCatalogue) Tables() any { return "tables" }
 
 func (c *stubCatalogue) Revision(_ context.Context, version, target string) (string, error) {
 	if version != "24.10.4" {

@@ -10,19 +10,6 @@ type PackageChange struct {
 	Mandatory bool   `json:"mandatory,omitempty"`
 }
 
-// packageChanges are openwrt/asu's (asu/config.py), by revision.
-var packageChanges = []PackageChange{
-	{Source: "firewall", Target: "firewall4", Revision: 18611},
-	{Source: "kmod-nft-nat6", Revision: 20282, Mandatory: true},
-	{Source: "libustream-wolfssl", Target: "libustream-mbedtls", Revision: 21994},
-	{Source: "px5g-wolfssl", Target: "px5g-mbedtls", Revision: 21994},
-	{Source: "wpad-basic-wolfssl", Target: "wpad-basic-mbedtls", Revision: 21994},
-	{Source: "luci-app-diag-core", Revision: 25984, Mandatory: true},
-	{Source: "auc", Target: "owut", Revision: 26792},
-	{Source: "luci-app-opkg", Target: "luci-app-package-manager", Revision: 27897},
-	{Source: "opkg", Target: "apk-mbedtls", Revision: 28056},
-}
-
 // snapshotName is the branch, and the version, of the main branch's snapshots.
 const snapshotName = "SNAPSHOT"
 
@@ -42,16 +29,4 @@ var knownBranches = []BranchConfig{
 	{Name: "19.07", Disabled: true},
 	{Name: "18.06", Disabled: true},
 	{Name: "17.01", Disabled: true},
-}
-
-// changesUntil returns the changes that are in force in a branch which left
-// the main one at revision rev; 0 is the main branch itself, which has all.
-func changesUntil(rev int) []PackageChange {
-	changes := []PackageChange{}
-	for _, c := range packageChanges {
-		if rev == 0 || c.Revision <= rev {
-			changes = append(changes, c)
-		}
-	}
-	return changes
 }

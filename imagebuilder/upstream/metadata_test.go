@@ -91,7 +91,8 @@ func TestOverview(t *testing.T) {
 		"own/1.2/.targets.json":                 `{"x86/64":"x86_64"}`,
 	})
 	f := newFake(t, files)
-	u := openTest(t, Options{URL: f.URL, Branches: []BranchConfig{{Name: "mesh", Path: "own/{version}", Versions: []string{"1.2"}}}})
+	u := openTest(t, Options{URL: f.URL, Branches: []BranchConfig{{Name: "mesh", Path: "own/{version}", Versions: []string{"1.2"},
+		PackageChanges: []PackageChange{{Source: "old", Target: "new", Revision: 7}}}}})
 	o, err := u.Overview(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -108,12 +109,12 @@ func TestOverview(t *testing.T) {
 	}
 	ath79, x86 := map[string]string{"ath79/generic": "mips_24kc"}, map[string]string{"x86/64": "x86_64"}
 	want := []line{
-		{"SNAPSHOT", "snapshots", []string{"SNAPSHOT"}, x86, 0, 9},
-		{"26.03", "releases/{version}", []string{"26.03.0-rc2"}, ath79, 0, 9},
+		{"SNAPSHOT", "snapshots", []string{"SNAPSHOT"}, x86, 0, 0},
+		{"26.03", "releases/{version}", []string{"26.03.0-rc2"}, ath79, 0, 0},
 		{"24.10", "releases/{version}", []string{"24.10.10", "24.10.1", "24.10.0", "24.10.0-rc1", "24.10-SNAPSHOT"},
-			map[string]string{"ath79/generic": "mips_24kc", "x86/64": "x86_64"}, 27990, 8},
-		{"23.05", "releases/{version}", []string{"23.05.5"}, ath79, 23069, 5},
-		{"mesh", "own/{version}", []string{"1.2"}, x86, 0, 9},
+			map[string]string{"ath79/generic": "mips_24kc", "x86/64": "x86_64"}, 27990, 0},
+		{"23.05", "releases/{version}", []string{"23.05.5"}, ath79, 23069, 0},
+		{"mesh", "own/{version}", []string{"1.2"}, x86, 0, 1},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("branches (-want +got):\n%s", diff)

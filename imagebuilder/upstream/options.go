@@ -77,7 +77,7 @@ type BranchConfig struct {
 	Disabled       bool            // do not offer it
 	Snapshot       bool            // its images are snapshots
 	BranchOffRev   int             // revision at which the branch left the main one
-	PackageChanges []PackageChange // nil: the table's, up to BranchOffRev
+	PackageChanges []PackageChange // handed on in Overview
 	Versions       []string        // offered beside those that upstream lists
 }
 

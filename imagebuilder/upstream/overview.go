@@ -109,9 +109,6 @@ func (u *Upstream) branches(listed []string) map[string]BranchConfig {
 		if b.Path == "" {
 			b.Path = releasePath
 		}
-		if b.PackageChanges == nil {
-			b.PackageChanges = changesUntil(b.BranchOffRev)
-		}
 		if b.Disabled {
 			delete(table, name)
 			continue
