@@ -146,7 +146,7 @@ var settings = []setting{
 		func(c *Config) *time.Duration { return &c.FailureTTL }, time.Second, 30*24*time.Hour),
 	{key: "replacements", group: groupBuilds, placeholder: "DIR",
 		help:    "Folder of your own replacement tables: what became of packages in later releases.",
-		doc:     "Without it: replacements.d in the data folder. Tables are called DISTRIBUTION/RELEASE.yaml, as in openwrt/24.10.yaml,\nand read again when they change; see \"attendant replacements\".",
+		doc:     "Without it: replacements.d in the data folder. Tables are called DISTRIBUTION/RELEASE.yaml,\nas in openwrt/24.10.yaml, and read again when they change; see \"attendant replacements\".",
 		allowed: "the path of a folder",
 		set:     setPath(func(c *Config) *string { return &c.Replacements }, true), text: func(c *Config) string { return c.Replacements }},
 	{key: "allow_defaults", group: groupBuilds, kind: switchValue, def: "true", placeholder: "BOOL",
