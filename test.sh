@@ -56,7 +56,7 @@ for target in amd64: arm64: arm:6; do
 done
 
 step "tests, race detector on"
-if ! go test -race -timeout 12m -v ./... > "$out/tests" 2>&1; then
+if ! go test -race -count=1 -timeout 12m -v ./... > "$out/tests" 2>&1; then
     grep -vE '^(=== |[[:space:]]*--- PASS|PASS$)' "$out/tests"
     exit 1
 fi
