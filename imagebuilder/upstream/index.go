@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -267,20 +266,7 @@ func (u *Upstream) checkIndexSignature(s *session, dir string, text []byte) erro
 
 // buildArch reads all feeds of an architecture.
 func (u *Upstream) buildArch(s *session, path, arch string) (*archIndex, error) {
-	const tries = 3
-	for try := 1; ; try++ {
-		a, err := u.buildArchOnce(s, path, arch)
-		if err == nil {
-			return a, nil
-		}
-		if s.offline || try == tries || !errors.Is(err, errMismatch) && !errors.Is(err, ErrBadSignature) {
-			return nil, err
-		}
-		if err := u.pause(s.ctx); err != nil {
-			return nil, err
-		}
-		s.reset()
-	}
+	return settled(u, s, func() (*archIndex, error) { return u.buildArchOnce(s, path, arch) })
 }
 
 func (u *Upstream) buildArchOnce(s *session, path, arch string) (*archIndex, error) {

@@ -223,14 +223,14 @@ func (k coreKey) String() string {
 	return "target " + string(text)
 }
 
-// buildCore gets and verifies a target's folder. While upstream publishes, its
-// files do not fit together for a while: that is worth a few tries.
-func (u *Upstream) buildCore(s *session, version, path, target, arch string) (*core, error) {
+// settled calls build again, from the start, while what it reads does not fit
+// together: upstream's files do so for a while when it publishes.
+func settled[T any](u *Upstream, s *session, build func() (*T, error)) (*T, error) {
 	const tries = 3
 	for try := 1; ; try++ {
-		c, err := u.buildCoreOnce(s, version, path, target, arch)
+		built, err := build()
 		if err == nil {
-			return c, nil
+			return built, nil
 		}
 		if s.offline || try == tries || !errors.Is(err, errMismatch) && !errors.Is(err, ErrBadSignature) {
 			return nil, err
@@ -240,6 +240,11 @@ func (u *Upstream) buildCore(s *session, version, path, target, arch string) (*c
 		}
 		s.reset()
 	}
+}
+
+// buildCore gets and verifies a target's folder.
+func (u *Upstream) buildCore(s *session, version, path, target, arch string) (*core, error) {
+	return settled(u, s, func() (*core, error) { return u.buildCoreOnce(s, version, path, target, arch) })
 }
 
 func (u *Upstream) pause(ctx context.Context) error {
