@@ -167,6 +167,7 @@ type apiReply struct {
 	Status      int    `json:"status"`
 	Detail      string `json:"detail"`
 	Code        string `json:"code"`
+	Stage       string `json:"stage"`
 	RequestHash string `json:"request_hash"`
 	BinDir      string `json:"bin_dir"`
 	Images      []struct {

@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -20,38 +19,17 @@ func beginBuild(t *testing.T, p *attendantProcess) string {
 		t.Fatal(err)
 	}
 	for range 600 {
-		if body := get202(t, p.base+"/api/v1/build/"+first.RequestHash); strings.Contains(body, "building_image") {
+		reply, err := ask(http.MethodGet, p.base+"/api/v1/build/"+first.RequestHash, "")
+		if err != nil || reply.HTTP != http.StatusAccepted {
+			t.Fatalf("got %+v %v", reply, err)
+		}
+		if reply.Stage == "building_image" {
 			return first.RequestHash
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
 	t.Fatal("the build does not begin")
 	return ""
-}
-
-func get202(t *testing.T, url string) string {
-	t.Helper()
-	reply, err := ask(http.MethodGet, url, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if reply.HTTP != http.StatusAccepted {
-		t.Fatalf("got %+v", reply)
-	}
-	resp, err := http.Get(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	var b strings.Builder
-	buf := make([]byte, 4096)
-	for {
-		n, err := resp.Body.Read(buf)
-		b.Write(buf[:n])
-		if err != nil {
-			return b.String()
-		}
-	}
 }
 
 // An orderly stop lets the running build finish.

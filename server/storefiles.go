@@ -5,43 +5,46 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
-	"sync/atomic"
 
 	"github.com/julienschmidt/httprouter"
 
 	"attendant/imagebuilder"
 )
 
-// sendPiece is how many bytes go to the kernel in one call: large enough for
-// sendfile to pay, small enough that progress can be seen between calls.
-const sendPiece = 4 << 20
+// fileWriter puts an error of the API's form in the place of net/http's: a range
+// outside the file, a condition that does not hold. It keeps net/http's way of
+// sending files.
+type fileWriter struct {
+	http.ResponseWriter
+	refused bool // the answer is an error of ours
+}
 
-// ReadFrom keeps sendfile: net/http passes a plain *io.LimitedReader of a file
-// to the kernel, so pieces are cut by its N.
-func (c *countingWriter) ReadFrom(src io.Reader) (int64, error) {
-	to, ok := c.ResponseWriter.(io.ReaderFrom)
-	if !ok {
-		return io.Copy(struct{ io.Writer }{c}, src)
+func (f *fileWriter) Unwrap() http.ResponseWriter { return f.ResponseWriter }
+
+func (f *fileWriter) WriteHeader(status int) {
+	if status < 400 {
+		f.ResponseWriter.WriteHeader(status)
+		return
 	}
-	limited, ok := src.(*io.LimitedReader)
-	if !ok {
-		n, err := to.ReadFrom(src)
-		c.written.Add(n)
-		return n, err
+	f.refused = true
+	e := errorReply{Status: status, Code: "precondition_failed", Detail: "The file is not the one that the request asks about: its ETag differs."}
+	if status == http.StatusRequestedRangeNotSatisfiable {
+		e.Code, e.Detail = "range_not_satisfiable", "The file is shorter than the range that was asked for. Begin again without a range."
 	}
-	var total int64
-	for limited.N > 0 {
-		piece := &io.LimitedReader{R: limited.R, N: min(limited.N, sendPiece)}
-		want := piece.N
-		n, err := to.ReadFrom(piece)
-		total += n
-		limited.N -= n
-		c.written.Add(n)
-		if err != nil || n < want {
-			return total, err
-		}
+	f.Header().Del("Content-Disposition")
+	f.Header().Del("Cache-Control")
+	writeJSON(f.ResponseWriter, status, jsonBody(e))
+}
+
+func (f *fileWriter) Write(b []byte) (int, error) {
+	if f.refused {
+		return len(b), nil
 	}
-	return total, nil
+	return f.ResponseWriter.Write(b)
+}
+
+func (f *fileWriter) ReadFrom(src io.Reader) (int64, error) {
+	return io.Copy(f.ResponseWriter, src)
 }
 
 // storeFile hands out one file of an image set, with ranges.
@@ -86,7 +89,6 @@ func (s *Server) storeFile(w http.ResponseWriter, r *http.Request, ps httprouter
 	h.Set("ETag", `"`+sum+`"`)
 	h.Set("Cache-Control", "private, max-age=604800, immutable")
 
-	var written atomic.Int64
-	defer watchStall(r.Context(), s.o.StallTimeout, &written)()
-	http.ServeContent(&countingWriter{ResponseWriter: w, written: &written}, r, "", f.Info.ModTime(), f.File)
+	defer watchStall(r.Context(), s.o.StallTimeout)()
+	http.ServeContent(&fileWriter{ResponseWriter: w}, r, "", f.Info.ModTime(), f.File)
 }

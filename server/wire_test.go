@@ -207,8 +207,7 @@ func TestSlowAndStalledDownloads(t *testing.T) {
 	t.Run("slow", func(t *testing.T) {
 		conn := open()
 		defer conn.Close()
-		// A trickle at which one write of sendPiece takes half a minute, for
-		// several times the limit.
+		// A trickle at which the file takes minutes, for several times the limit.
 		buf := make([]byte, 16<<10)
 		for range 60 {
 			if _, err := io.ReadFull(conn, buf); err != nil {
