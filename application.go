@@ -167,9 +167,7 @@ func upstreamBranches(configured []Branch) []upstream.BranchConfig {
 		if b.BranchOffRev != nil {
 			branch.BranchOffRev = *b.BranchOffRev
 		}
-		for _, change := range b.PackageChanges {
-			branch.PackageChanges = append(branch.PackageChanges, upstream.PackageChange(change))
-		}
+		branch.PackageChanges = b.PackageChanges
 		branch.Versions = b.Versions
 		out = append(out, branch)
 	}

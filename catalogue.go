@@ -27,14 +27,9 @@ func (c catalogue) Overview(ctx context.Context) (*server.Overview, error) {
 	}
 	branches := make([]server.Branch, len(o.Branches))
 	for i, b := range o.Branches {
-		changes := []server.PackageChange{}
-		for _, change := range b.PackageChanges { // the operator's
-			changes = append(changes, server.PackageChange(change))
-		}
+		changes := b.PackageChanges // the operator's
 		if len(changes) == 0 {
-			for _, change := range c.tables.Set().PackageChanges(imagebuilder.DefaultDistro, b.BranchOffRev) {
-				changes = append(changes, server.PackageChange(change))
-			}
+			changes = c.tables.Set().PackageChanges(imagebuilder.DefaultDistro, b.BranchOffRev)
 		}
 		branches[i] = server.Branch{
 			Name: b.Name, Path: b.Path, Enabled: b.Enabled, Snapshot: b.Snapshot, PathPackages: "DEPRECATED",
@@ -75,7 +70,7 @@ func (c catalogue) Replace(r imagebuilder.Request, g imagebuilder.Generation) im
 	if err != nil || slices.Equal(result.Packages, r.Packages) {
 		return r // an error is about choices, and there are none
 	}
-	changes := &imagebuilder.PackageChanges{Replacements: result.Replaced()}
+	changes := &imagebuilder.Changes{Replacements: result.Replaced()}
 	for _, name := range result.Dropped() {
 		changes.Replacements[name] = []string{}
 	}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"attendant/imagebuilder"
 )
 
 // Config is what an operator can set, ready to use: paths are absolute, URLs
@@ -64,21 +66,13 @@ type Config struct {
 // Branch is an operator's word on a branch of releases. What is nil or empty
 // stays as attendant knows it.
 type Branch struct {
-	Name           string          `json:"name"` // "24.10", "SNAPSHOT"
-	Enabled        *bool           `json:"enabled,omitempty"`
-	Snapshot       *bool           `json:"snapshot,omitempty"`       // it has no releases, only a moving state
-	Path           string          `json:"path,omitempty"`           // below the upstream, with "{version}": "releases/{version}"
-	BranchOffRev   *int            `json:"branch_off_rev,omitempty"` // revision number at which the branch left the main line
-	Versions       []string        `json:"versions,omitempty"`       // offered beside those that upstream lists
-	PackageChanges []PackageChange `json:"package_changes,omitempty"`
-}
-
-// PackageChange is a package that was renamed, added or dropped at a revision.
-type PackageChange struct {
-	Source    string `json:"source,omitempty"` // "" is an addition
-	Target    string `json:"target,omitempty"` // "" is a removal
-	Revision  int    `json:"revision"`
-	Mandatory bool   `json:"mandatory,omitempty"`
+	Name           string                       `json:"name"` // "24.10", "SNAPSHOT"
+	Enabled        *bool                        `json:"enabled,omitempty"`
+	Snapshot       *bool                        `json:"snapshot,omitempty"`       // it has no releases, only a moving state
+	Path           string                       `json:"path,omitempty"`           // below the upstream, with "{version}": "releases/{version}"
+	BranchOffRev   *int                         `json:"branch_off_rev,omitempty"` // revision number at which the branch left the main line
+	Versions       []string                     `json:"versions,omitempty"`       // offered beside those that upstream lists
+	PackageChanges []imagebuilder.PackageChange `json:"package_changes,omitempty"`
 }
 
 // ImageBuilder is an archive of the operator's own.

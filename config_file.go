@@ -381,7 +381,7 @@ func (l *configLoader) takeBranch(t *tableReader) {
 	if changes, there := t.values["package_changes"]; there {
 		l.takeTables(t.f, t.path+".package_changes", changes, func(t *tableReader) {
 			valid := `a package's name, as "luci"`
-			change := PackageChange{
+			change := imagebuilder.PackageChange{
 				Source: t.text("source", false, imagebuilder.ValidPackageName, valid),
 				Target: t.text("target", false, imagebuilder.ValidPackageName, valid),
 			}

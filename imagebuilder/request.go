@@ -31,12 +31,12 @@ type Request struct {
 	Client           *string  `json:"client"`            // who asks; changes nothing
 
 	// Changes is what the server has made of Packages before building.
-	Changes *PackageChanges `json:"changes,omitempty"`
+	Changes *Changes `json:"changes,omitempty"`
 }
 
-// PackageChanges tells which packages were asked for by names that the release
+// Changes tells which packages were asked for by names that the release
 // no longer has, and what it needs beside those asked for.
-type PackageChanges struct {
+type Changes struct {
 	Replacements map[string][]string `json:"replacements,omitempty"` // old name to new ones; to none: dropped
 	Added        []string            `json:"added,omitempty"`
 }
@@ -286,4 +286,16 @@ func writeDelimited(h hash.Hash, s string) {
 	io.WriteString(h, strconv.Itoa(len(s))) //nolint:errcheck // a hash never fails
 	h.Write([]byte{':'})
 	io.WriteString(h, s)
+}
+
+// PackageChange is one entry of package_changes in overview.json and
+// branches.json: at a revision of the main branch Source was replaced by
+// Target, or was dropped where there is no Target; Target alone was added.
+// Mandatory says that the change shall be made even to a list that does not
+// depend on it. The form is openwrt/asu's (asu/config.py).
+type PackageChange struct {
+	Source    string `json:"source,omitempty"`
+	Target    string `json:"target,omitempty"`
+	Revision  int    `json:"revision"`
+	Mandatory bool   `json:"mandatory,omitempty"`
 }

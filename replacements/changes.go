@@ -3,31 +3,21 @@ package replacements
 import (
 	"cmp"
 	"slices"
-)
 
-// PackageChange is one entry of package_changes in overview.json and
-// branches.json: at a revision of the main branch Source was replaced by
-// Target, or was dropped where there is no Target. Mandatory says that it
-// shall be removed even from a list that does not depend on it. The form is
-// openwrt/asu's (asu/config.py).
-type PackageChange struct {
-	Source    string `json:"source,omitempty"`
-	Target    string `json:"target,omitempty"`
-	Revision  int    `json:"revision"`
-	Mandatory bool   `json:"mandatory,omitempty"`
-}
+	"attendant/imagebuilder"
+)
 
 // PackageChanges returns the changes for clients that apply them on their
 // own, by revision: those in force in a branch that left the main one at
 // revision branchOff, or all for 0, the main branch itself. Never nil.
-func (s *Set) PackageChanges(distro string, branchOff int) []PackageChange {
-	changes := []PackageChange{}
+func (s *Set) PackageChanges(distro string, branchOff int) []imagebuilder.PackageChange {
+	changes := []imagebuilder.PackageChange{}
 	for _, t := range s.tables(distro) {
 		for _, r := range t.rules() {
 			if !r.published || branchOff > 0 && r.revision > branchOff {
 				continue
 			}
-			c := PackageChange{Source: r.old, Revision: r.revision, Mandatory: r.mandatory}
+			c := imagebuilder.PackageChange{Source: r.old, Revision: r.revision, Mandatory: r.mandatory}
 			for _, o := range r.options {
 				if o.byDefault {
 					c.Target = o.name
@@ -39,7 +29,7 @@ func (s *Set) PackageChanges(distro string, branchOff int) []PackageChange {
 			changes = append(changes, c)
 		}
 	}
-	slices.SortFunc(changes, func(a, b PackageChange) int {
+	slices.SortFunc(changes, func(a, b imagebuilder.PackageChange) int {
 		return cmp.Or(cmp.Compare(a.Revision, b.Revision), cmp.Compare(a.Source, b.Source))
 	})
 	return changes

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"attendant/imagebuilder"
 )
 
 func TestEmbeddedTablesLoadAndHaveNoDoubts(t *testing.T) {
@@ -39,7 +41,7 @@ func TestEmbeddedTablesLoadAndHaveNoDoubts(t *testing.T) {
 }
 
 func TestPackageChangesAreThoseThatClientsKnow(t *testing.T) {
-	all := []PackageChange{
+	all := []imagebuilder.PackageChange{
 		{Source: "firewall", Target: "firewall4", Revision: 18611},
 		{Source: "kmod-nft-nat6", Revision: 20282, Mandatory: true},
 		{Source: "libustream-wolfssl", Target: "libustream-mbedtls", Revision: 21994},

@@ -144,7 +144,7 @@ type pendingReply struct {
 	Stage        imagebuilder.Stage `json:"stage,omitempty"`
 	Progress     *progressReply     `json:"progress,omitempty"`
 	ExpectedWait int64              `json:"expected_wait_seconds,omitempty"`
-	*imagebuilder.PackageChanges
+	*imagebuilder.Changes
 }
 
 type progressReply struct {
@@ -164,7 +164,7 @@ type doneReply struct {
 	BuildAt      string               `json:"build_at"`
 	Request      imagebuilder.Request `json:"request"`
 	StageSeconds []stageSeconds       `json:"stages"`
-	*imagebuilder.PackageChanges
+	*imagebuilder.Changes
 	*imagebuilder.ImageSet
 	BuiltAt any `json:"built_at,omitempty"` // hides ImageSet's
 }
@@ -222,7 +222,7 @@ func (s *Server) renderStatus(status queueStatus) (code int, wire string, body [
 		EnqueuedAt:   job.EnqueuedAt.UTC(),
 		ExpectedWait: int64((status.Wait + time.Second - 1) / time.Second),
 
-		PackageChanges: job.Request.Changes,
+		Changes: job.Request.Changes,
 	}
 	if job.State == imagebuilder.Queued {
 		p.Detail, p.Position = "queued", status.Position
@@ -262,7 +262,7 @@ func renderDone(job *imagebuilder.Job) []byte {
 		StageSeconds: make([]stageSeconds, 0, len(job.Stages)),
 		ImageSet:     &set,
 
-		PackageChanges: job.Request.Changes,
+		Changes: job.Request.Changes,
 	}
 	reply.Request.Changes = nil // they stand beside it
 	for _, t := range job.Stages {

@@ -46,22 +46,13 @@ type Overview struct {
 
 // Branch is a line of releases.
 type Branch struct {
-	Name           string            `json:"name"`
-	Path           string            `json:"path"` // with "{version}"
-	Enabled        bool              `json:"enabled"`
-	Snapshot       bool              `json:"snapshot"`
-	PathPackages   string            `json:"path_packages"` // unused by all, but auc drops a branch without it
-	BranchOffRev   int               `json:"branch_off_rev,omitempty"`
-	PackageChanges []PackageChange   `json:"package_changes"`
-	Versions       []string          `json:"versions"`
-	Targets        map[string]string `json:"targets"` // target to architecture
-}
-
-// PackageChange tells clients of a package that was renamed, added or removed
-// at a revision.
-type PackageChange struct {
-	Source    string `json:"source,omitempty"`
-	Target    string `json:"target,omitempty"`
-	Revision  int    `json:"revision"`
-	Mandatory bool   `json:"mandatory,omitempty"`
+	Name           string                       `json:"name"`
+	Path           string                       `json:"path"` // with "{version}"
+	Enabled        bool                         `json:"enabled"`
+	Snapshot       bool                         `json:"snapshot"`
+	PathPackages   string                       `json:"path_packages"` // unused by all, but auc drops a branch without it
+	BranchOffRev   int                          `json:"branch_off_rev,omitempty"`
+	PackageChanges []imagebuilder.PackageChange `json:"package_changes"`
+	Versions       []string                     `json:"versions"`
+	Targets        map[string]string            `json:"targets"` // target to architecture
 }

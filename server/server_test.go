@@ -104,7 +104,7 @@ func (c *stubCatalogue) err() error {
 func (c *stubCatalogue) Overview(context.Context) (*Overview, error) {
 	return &Overview{
 		Branches: []Branch{{Name: "24.10", Path: "releases/{version}", Enabled: true, PathPackages: "DEPRECATED",
-			PackageChanges: []PackageChange{}, Versions: []string{"24.10.4"}, Targets: map[string]string{"ath79/generic": "mips_24kc"}}},
+			PackageChanges: []imagebuilder.PackageChange{}, Versions: []string{"24.10.4"}, Targets: map[string]string{"ath79/generic": "mips_24kc"}}},
 		Latest: []string{"24.10.4"}, UpstreamURL: "http://upstream.example/", Checked: time.Now(),
 	}, c.err()
 }
@@ -133,7 +133,7 @@ func (c *stubCatalogue) Replace(r imagebuilder.Request, _ imagebuilder.Generatio
 		if name == "auc" {
 			r.Packages = slices.Clone(r.Packages)
 			r.Packages[i] = "owut"
-			r.Changes = &imagebuilder.PackageChanges{Replacements: map[string][]string{"auc": {"owut"}}, Added: []string{"fitblk"}}
+			r.Changes = &imagebuilder.Changes{Replacements: map[string][]string{"auc": {"owut"}}, Added: []string{"fitblk"}}
 		}
 	}
 	return r

@@ -1,15 +1,5 @@
 package upstream
 
-// PackageChange tells what became of a package at a revision of OpenWrt's main
-// branch: Source alone was added to or removed from the defaults, Source with
-// Target was replaced by it.
-type PackageChange struct {
-	Source    string `json:"source,omitempty"`
-	Target    string `json:"target,omitempty"`
-	Revision  int    `json:"revision"`
-	Mandatory bool   `json:"mandatory,omitempty"`
-}
-
 // snapshotName is the branch, and the version, of the main branch's snapshots.
 const snapshotName = "SNAPSHOT"
 

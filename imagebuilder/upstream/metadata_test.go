@@ -92,7 +92,7 @@ func TestOverview(t *testing.T) {
 	})
 	f := newFake(t, files)
 	u := openTest(t, Options{URL: f.URL, Branches: []BranchConfig{{Name: "mesh", Path: "own/{version}", Versions: []string{"1.2"},
-		PackageChanges: []PackageChange{{Source: "old", Target: "new", Revision: 7}}}}})
+		PackageChanges: []imagebuilder.PackageChange{{Source: "old", Target: "new", Revision: 7}}}}})
 	o, err := u.Overview(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -72,13 +72,13 @@ type LocalBuilder struct {
 // BranchConfig is the operator's word on a branch. What is empty stays as the
 // table or upstream has it.
 type BranchConfig struct {
-	Name           string          // as "24.10"
-	Path           string          // as "releases/{version}"
-	Disabled       bool            // do not offer it
-	Snapshot       bool            // its images are snapshots
-	BranchOffRev   int             // revision at which the branch left the main one
-	PackageChanges []PackageChange // handed on in Overview
-	Versions       []string        // offered beside those that upstream lists
+	Name           string                       // as "24.10"
+	Path           string                       // as "releases/{version}"
+	Disabled       bool                         // do not offer it
+	Snapshot       bool                         // its images are snapshots
+	BranchOffRev   int                          // revision at which the branch left the main one
+	PackageChanges []imagebuilder.PackageChange // handed on in Overview
+	Versions       []string                     // offered beside those that upstream lists
 }
 
 func (o *Options) fill() error {

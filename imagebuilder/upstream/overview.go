@@ -38,14 +38,14 @@ type place struct {
 
 // Branch is a line of releases.
 type Branch struct {
-	Name           string            `json:"name"` // as "24.10" or "SNAPSHOT"
-	Enabled        bool              `json:"enabled"`
-	Snapshot       bool              `json:"snapshot"`
-	Path           string            `json:"path"` // with "{version}" for the version
-	BranchOffRev   int               `json:"branch_off_rev"`
-	PackageChanges []PackageChange   `json:"package_changes"`
-	Versions       []string          `json:"versions"` // newest first
-	Targets        map[string]string `json:"targets"`  // of the newest version that has any: target to package architecture
+	Name           string                       `json:"name"` // as "24.10" or "SNAPSHOT"
+	Enabled        bool                         `json:"enabled"`
+	Snapshot       bool                         `json:"snapshot"`
+	Path           string                       `json:"path"` // with "{version}" for the version
+	BranchOffRev   int                          `json:"branch_off_rev"`
+	PackageChanges []imagebuilder.PackageChange `json:"package_changes"`
+	Versions       []string                     `json:"versions"` // newest first
+	Targets        map[string]string            `json:"targets"`  // of the newest version that has any: target to package architecture
 }
 
 // VersionPath is the upstream path of one of the branch's versions.
