@@ -60,6 +60,10 @@ type Error struct {
 
 	// Unknown are the packages that are in no feed, for X-Unknown-Package.
 	Unknown []string
+	// Problems say what is wrong with a selection of packages, and Repairs
+	// what was tried and works.
+	Problems []Problem
+	Repairs  []Repair
 	// Stdout and Stderr are the ends of what the ImageBuilder said; bounded.
 	Stdout, Stderr string
 }

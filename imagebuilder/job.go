@@ -37,11 +37,13 @@ type StageTime struct {
 
 // Failure is the outcome of a failed job as it is kept and told.
 type Failure struct {
-	Code    Code     `json:"code"`
-	Detail  string   `json:"detail"`
-	Unknown []string `json:"unknown,omitempty"`
-	Stdout  string   `json:"stdout,omitempty"`
-	Stderr  string   `json:"stderr,omitempty"`
+	Code     Code      `json:"code"`
+	Detail   string    `json:"detail"`
+	Unknown  []string  `json:"unknown,omitempty"`
+	Problems []Problem `json:"problems,omitempty"`
+	Repairs  []Repair  `json:"repairs,omitempty"`
+	Stdout   string    `json:"stdout,omitempty"`
+	Stderr   string    `json:"stderr,omitempty"`
 }
 
 // Job is a request on its way, or its outcome.

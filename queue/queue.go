@@ -416,7 +416,9 @@ func (q *Queue) Refuse(hash string, req imagebuilder.Request, gen imagebuilder.G
 }
 
 func failureOf(e *imagebuilder.Error) *imagebuilder.Failure {
-	return &imagebuilder.Failure{Code: e.Code, Detail: e.Detail, Unknown: e.Unknown, Stdout: e.Stdout, Stderr: e.Stderr}
+	return &imagebuilder.Failure{
+		Code: e.Code, Detail: e.Detail, Unknown: e.Unknown, Problems: e.Problems, Repairs: e.Repairs, Stdout: e.Stdout, Stderr: e.Stderr,
+	}
 }
 
 // retryAfter is when a failure may be tried again.

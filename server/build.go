@@ -277,6 +277,7 @@ func renderFailed(job *imagebuilder.Job) []byte {
 	f := job.Failure
 	return jsonBody(errorReply{
 		Status: http.StatusInternalServerError, Detail: f.Detail, Code: f.Code, Hash: job.Hash,
-		IBState: wireFailed, Unknown: f.Unknown, Stdout: &f.Stdout, Stderr: &f.Stderr,
+		IBState: wireFailed, Unknown: f.Unknown, Problems: f.Problems, Repairs: f.Repairs, Stdout: &f.Stdout, Stderr: &f.Stderr,
+		Changes: job.Request.Changes,
 	})
 }

@@ -60,14 +60,17 @@ func statusOf(code imagebuilder.Code) int {
 
 // errorReply is the form of every error: status an integer, detail a string.
 type errorReply struct {
-	Status  int               `json:"status"`
-	Detail  string            `json:"detail"`
-	Code    imagebuilder.Code `json:"code"`
-	Hash    string            `json:"request_hash,omitempty"`
-	IBState string            `json:"imagebuilder_status,omitempty"`
-	Unknown []string          `json:"unknown_packages,omitempty"`
-	Stdout  *string           `json:"stdout,omitempty"`
-	Stderr  *string           `json:"stderr,omitempty"`
+	Status   int                    `json:"status"`
+	Detail   string                 `json:"detail"`
+	Code     imagebuilder.Code      `json:"code"`
+	Hash     string                 `json:"request_hash,omitempty"`
+	IBState  string                 `json:"imagebuilder_status,omitempty"`
+	Unknown  []string               `json:"unknown_packages,omitempty"`
+	Problems []imagebuilder.Problem `json:"problems,omitempty"`
+	Repairs  []imagebuilder.Repair  `json:"repairs,omitempty"`
+	Stdout   *string                `json:"stdout,omitempty"`
+	Stderr   *string                `json:"stderr,omitempty"`
+	*imagebuilder.Changes
 }
 
 // retryAfter is what a client is told to wait after a 503, in seconds.
@@ -88,7 +91,7 @@ func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
 	}
 	setUnknownPackages(w.Header(), e.Unknown)
-	writeJSON(w, status, jsonBody(errorReply{Status: status, Detail: e.Detail, Code: e.Code, Unknown: e.Unknown}))
+	writeJSON(w, status, jsonBody(errorReply{Status: status, Detail: e.Detail, Code: e.Code, Unknown: e.Unknown, Problems: e.Problems, Repairs: e.Repairs}))
 }
 
 // maxUnknownHeader bounds X-Unknown-Package, in bytes: proxies refuse large
