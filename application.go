@@ -103,8 +103,8 @@ func newApplication(cfg *Config, log zerolog.Logger, more extras) (a *applicatio
 	// The runner prepares what upstream unpacks, and upstream gives the runner
 	// its builders.
 	a.runner, err = runner.New(runner.Options{
-		Builders: runner.BuildersFunc(func(ctx context.Context, version, target string, g imagebuilder.Generation, rep imagebuilder.Reporter) (*runner.Builder, func(), error) {
-			return builders(a.upstream).Builder(ctx, version, target, g, rep)
+		Builders: runner.BuildersFunc(func(ctx context.Context, req imagebuilder.Request, g imagebuilder.Generation, rep imagebuilder.Reporter) (*runner.Builder, func(), error) {
+			return builders(a.upstream).Builder(ctx, req, g, rep)
 		}),
 		WorkDir: work, UpstreamURL: cfg.Upstream, StepIdle: cfg.IdleTimeout, JobLimit: cfg.JobTimeout,
 		Nice: 5, Env: proxyVariables(os.Environ()), Log: structured.With("part", "runner"),

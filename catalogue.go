@@ -120,8 +120,8 @@ func (c catalogue) ArchIndex(ctx context.Context, path, arch string) ([]byte, er
 
 // builders shows upstream's ImageBuilders to the runner.
 func builders(u *upstream.Upstream) runner.Builders {
-	return runner.BuildersFunc(func(ctx context.Context, version, target string, g imagebuilder.Generation, rep imagebuilder.Reporter) (*runner.Builder, func(), error) {
-		b, release, err := u.Builder(ctx, version, target, g, rep)
+	return runner.BuildersFunc(func(ctx context.Context, req imagebuilder.Request, g imagebuilder.Generation, rep imagebuilder.Reporter) (*runner.Builder, func(), error) {
+		b, release, err := u.Builder(ctx, req.Version, req.Target, g, rep)
 		if err != nil {
 			return nil, nil, err
 		}

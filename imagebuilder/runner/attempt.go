@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,6 +38,8 @@ type attempt struct {
 	layer *sandbox.Layer
 	out   *progress
 	feeds []string // addresses of the request's own feeds
+
+	upstream string // where the builder's own feeds are; "" leaves them
 }
 
 func (r *Runner) attempt(ctx context.Context, job imagebuilder.Job, b *Builder, method sandbox.Method, out *progress) (*imagebuilder.Built, error) {
@@ -52,7 +55,7 @@ func (r *Runner) attempt(ctx context.Context, job imagebuilder.Job, b *Builder, 
 	if err != nil {
 		return nil, fmt.Errorf("layering the ImageBuilder: %w", err)
 	}
-	a := &attempt{r: r, job: job, dir: dir, layer: layer, out: out}
+	a := &attempt{r: r, job: job, dir: dir, layer: layer, out: out, upstream: cmp.Or(b.UpstreamURL, r.o.UpstreamURL)}
 	return a.build(ctx, b)
 }
 
@@ -185,8 +188,8 @@ func (a *attempt) configure() error {
 		}
 	}
 	feeds := list
-	if a.r.o.UpstreamURL != "" {
-		feeds = rewriteFeeds(feeds, upstreamBases(config), a.r.o.UpstreamURL)
+	if a.upstream != "" {
+		feeds = rewriteFeeds(feeds, upstreamBases(config), a.upstream)
 	}
 	if len(req.Repositories) > 0 {
 		var e *imagebuilder.Error

@@ -203,7 +203,7 @@ func TestBuildFailures(t *testing.T) {
 // them sees it.
 func TestNothingButNamesReachesMake(t *testing.T) {
 	mark := filepath.Join(t.TempDir(), "injected")
-	r := newRunner(t, Options{Builders: BuildersFunc(func(context.Context, string, string, imagebuilder.Generation, imagebuilder.Reporter) (*Builder, func(), error) {
+	r := newRunner(t, Options{Builders: BuildersFunc(func(context.Context, imagebuilder.Request, imagebuilder.Generation, imagebuilder.Reporter) (*Builder, func(), error) {
 		t.Error("it got as far as the ImageBuilder")
 		return nil, nil, errors.New("no")
 	})})
@@ -341,7 +341,7 @@ func TestBuildEnds(t *testing.T) {
 		})
 	}
 	t.Run("builder", func(t *testing.T) {
-		r := newRunner(t, Options{WorkDir: work, Builders: BuildersFunc(func(context.Context, string, string, imagebuilder.Generation, imagebuilder.Reporter) (*Builder, func(), error) {
+		r := newRunner(t, Options{WorkDir: work, Builders: BuildersFunc(func(context.Context, imagebuilder.Request, imagebuilder.Generation, imagebuilder.Reporter) (*Builder, func(), error) {
 			return nil, nil, imagebuilder.Errorf(imagebuilder.CodeNoBuilder, "none")
 		})})
 		_, err := r.Build(t.Context(), job(request("good")), newWitness())

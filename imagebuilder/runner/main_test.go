@@ -65,7 +65,7 @@ func shareReadOnly(t testing.TB, dir string) {
 }
 
 func theBuilder(dir string) Builders {
-	return BuildersFunc(func(context.Context, string, string, imagebuilder.Generation, imagebuilder.Reporter) (*Builder, func(), error) {
+	return BuildersFunc(func(context.Context, imagebuilder.Request, imagebuilder.Generation, imagebuilder.Reporter) (*Builder, func(), error) {
 		return &Builder{Dir: dir}, func() {}, nil
 	})
 }

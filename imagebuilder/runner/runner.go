@@ -24,20 +24,23 @@ import (
 type Builder struct {
 	Dir        string // absolute; read-only and shared
 	Generation imagebuilder.Generation
+	// UpstreamURL is where the builder's own feeds are fetched from; "" is
+	// Options.UpstreamURL.
+	UpstreamURL string
 }
 
-// Builders hands out ImageBuilders, fetched and unpacked where needed, and
+// Builders hands out the ImageBuilders of requests, fetched and unpacked where needed, and
 // pinned until release is called.
 type Builders interface {
-	Builder(ctx context.Context, version, target string, g imagebuilder.Generation, rep imagebuilder.Reporter) (b *Builder, release func(), err error)
+	Builder(ctx context.Context, req imagebuilder.Request, g imagebuilder.Generation, rep imagebuilder.Reporter) (b *Builder, release func(), err error)
 }
 
 // BuildersFunc is a function as Builders.
-type BuildersFunc func(ctx context.Context, version, target string, g imagebuilder.Generation, rep imagebuilder.Reporter) (*Builder, func(), error)
+type BuildersFunc func(ctx context.Context, req imagebuilder.Request, g imagebuilder.Generation, rep imagebuilder.Reporter) (*Builder, func(), error)
 
 // Builder calls f.
-func (f BuildersFunc) Builder(ctx context.Context, version, target string, g imagebuilder.Generation, rep imagebuilder.Reporter) (*Builder, func(), error) {
-	return f(ctx, version, target, g, rep)
+func (f BuildersFunc) Builder(ctx context.Context, req imagebuilder.Request, g imagebuilder.Generation, rep imagebuilder.Reporter) (*Builder, func(), error) {
+	return f(ctx, req, g, rep)
 }
 
 // Defaults of [Options].
@@ -179,7 +182,7 @@ func (r *Runner) Build(ctx context.Context, job imagebuilder.Job, rep imagebuild
 	if e := r.check(job.Request); e != nil {
 		return nil, e
 	}
-	builder, release, err := r.o.Builders.Builder(ctx, job.Request.Version, job.Request.Target, job.Generation, progress)
+	builder, release, err := r.o.Builders.Builder(ctx, job.Request, job.Generation, progress)
 	if err != nil {
 		return nil, r.ended(ctx, "fetching the ImageBuilder", err)
 	}
