@@ -18,7 +18,6 @@ import (
 
 	"attendant/imagebuilder"
 	"attendant/imagebuilder/runner"
-	"attendant/imagebuilder/upstream"
 	"attendant/queue"
 	"attendant/replacements"
 	"attendant/server"
@@ -32,13 +31,13 @@ type application struct {
 	cfg *Config
 	log zerolog.Logger
 
-	db       *store.DB
-	tables   *replacements.Holder
-	images   *images.Cache
-	upstream *upstream.Upstream
-	runner   *runner.Runner
-	queue    *queue.Queue
-	server   *server.Server
+	db      *store.DB
+	tables  *replacements.Holder
+	images  *images.Cache
+	distros []*catalogue // the one that requests mean that name none comes first
+	runner  *runner.Runner
+	queue   *queue.Queue
+	server  *server.Server
 
 	background     sync.WaitGroup
 	stopBackground context.CancelFunc
@@ -104,26 +103,10 @@ func newApplication(cfg *Config, log zerolog.Logger, more extras) (a *applicatio
 	// its builders.
 	a.runner, err = runner.New(runner.Options{
 		Builders: runner.BuildersFunc(func(ctx context.Context, req imagebuilder.Request, g imagebuilder.Generation, rep imagebuilder.Reporter) (*runner.Builder, func(), error) {
-			return builders(a.upstream).Builder(ctx, req, g, rep)
+			return a.distro(req.Distro).Builder(ctx, req, g, rep)
 		}),
 		WorkDir: work, UpstreamURL: cfg.Upstream, StepIdle: cfg.IdleTimeout, JobLimit: cfg.JobTimeout,
 		Nice: 5, Env: proxyVariables(os.Environ()), Log: structured.With("part", "runner"),
-	})
-	if err != nil {
-		return nil, err
-	}
-	a.upstream, err = upstream.Open(upstream.Options{
-		URL: cfg.Upstream, Dir: cfg.Data, KeysDir: cfg.Keys, TrustedKeys: more.trustedKeys, RequireSignatures: cfg.RequireSignatures,
-		Refresh: cfg.Refresh, SnapshotRefresh: cfg.SnapshotRefresh, RequestWait: cfg.UpstreamWait,
-		BuilderBudget: cfg.BuilderBudget, Branches: upstreamBranches(cfg.Branches), LocalBuilders: localBuilders(cfg.ImageBuilders),
-		Prepare: a.runner.Prepare, Log: structured.With("part", "upstream"),
-	})
-	if err != nil {
-		return nil, err
-	}
-	a.queue, err = queue.New(queue.Options{
-		DB: a.db, Images: a.images, Builder: builds{a.runner, a.upstream}, Workers: cfg.Workers, Limit: cfg.QueueLimit,
-		FailureTTL: cfg.FailureTTL, Log: structured.With("part", "queue"),
 	})
 	if err != nil {
 		return nil, err
@@ -132,8 +115,18 @@ func newApplication(cfg *Config, log zerolog.Logger, more extras) (a *applicatio
 	if err := a.tables.Err(); err != nil {
 		log.Error().Err(err).Msg("your replacement tables are wrong and are left out until they are mended")
 	}
+	if err := a.openDistributions(more, structured.With("part", "upstream")); err != nil {
+		return nil, err
+	}
+	a.queue, err = queue.New(queue.Options{
+		DB: a.db, Images: a.images, Builder: builds{a.runner, a.distro}, Workers: cfg.Workers, Limit: cfg.QueueLimit,
+		FailureTTL: cfg.FailureTTL, Log: structured.With("part", "queue"),
+	})
+	if err != nil {
+		return nil, err
+	}
 	a.server = server.New(server.Options{
-		Catalogue: catalogue{a.upstream, a.tables}, Queue: a.queue, Images: a.images,
+		Catalogue: a.distros[0], Distributions: a.distributions(), Queue: a.queue, Images: a.images,
 		Statistics: statistics{a.db.Statistics()}, Database: database{a.db},
 		Version: readBuildInfo().Version, Contact: cfg.Contact, PublicURL: cfg.PublicURL,
 		AllowDefaults: cfg.AllowDefaults, RepositoryAllowList: cfg.RepositoryAllowList,
@@ -157,38 +150,13 @@ func proxyVariables(environ []string) []string {
 	return found
 }
 
-func upstreamBranches(configured []Branch) []upstream.BranchConfig {
-	var out []upstream.BranchConfig
-	for _, b := range configured {
-		branch := upstream.BranchConfig{Name: b.Name, Path: b.Path, Disabled: b.Enabled != nil && !*b.Enabled}
-		if b.Snapshot != nil {
-			branch.Snapshot = *b.Snapshot
-		}
-		if b.BranchOffRev != nil {
-			branch.BranchOffRev = *b.BranchOffRev
-		}
-		branch.PackageChanges = b.PackageChanges
-		branch.Versions = b.Versions
-		out = append(out, branch)
-	}
-	return out
-}
-
-func localBuilders(configured []ImageBuilder) []upstream.LocalBuilder {
-	var out []upstream.LocalBuilder
-	for _, b := range configured {
-		out = append(out, upstream.LocalBuilder(b))
-	}
-	return out
-}
-
 // run answers on the listener and on the control socket, if there is one,
 // until ctx ends, and then stops in stages: no new requests, running builds may
 // finish, then everything is put away. hurry skips the waiting.
 func (a *application) run(ctx context.Context, hurry <-chan struct{}, l, control net.Listener) error {
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	a.stopBackground = stopBackground
-	failures := make(chan error, 6)
+	failures := make(chan error, 5+len(a.distros))
 	start := func(what string, f func(context.Context) error) {
 		a.background.Go(func() {
 			if err := f(background); err != nil && background.Err() == nil {
@@ -196,7 +164,9 @@ func (a *application) run(ctx context.Context, hurry <-chan struct{}, l, control
 			}
 		})
 	}
-	start("refresh upstream", a.upstream.Run)
+	for _, d := range a.distros {
+		start("refresh upstream", d.upstream.Run)
+	}
 	start("run the queue", a.queue.Run)
 	start("look after the images", func(ctx context.Context) error { a.images.Run(ctx); return nil })
 	start("look after the replacement tables", func(ctx context.Context) error { a.watchTables(ctx); return nil })
@@ -269,8 +239,8 @@ func (a *application) close() error {
 	if a.runner != nil {
 		err = errors.Join(err, a.runner.Close())
 	}
-	if a.upstream != nil {
-		err = errors.Join(err, a.upstream.Close())
+	for _, d := range a.distros {
+		err = errors.Join(err, d.upstream.Close())
 	}
 	if a.images != nil {
 		err = errors.Join(err, a.images.Close())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"attendant/imagebuilder"
@@ -14,36 +15,81 @@ import (
 	"attendant/store"
 )
 
-// catalogue shows upstream and the replacement tables to the server.
+// catalogue shows a distribution's upstream and the replacement tables to the
+// server.
 type catalogue struct {
-	upstream *upstream.Upstream
-	tables   *replacements.Holder
+	name        string   // as "openwrt"
+	aliases     []string // further names
+	tableDistro string   // whose replacement tables apply
+	upstream    *upstream.Upstream
+	tables      *replacements.Holder
+	policies    policies
+	feeds       []DistributionFeed // that every image gets
+	indexes     *indexes
 }
 
-func (c catalogue) Overview(ctx context.Context) (*server.Overview, error) {
+func (c *catalogue) Overview(ctx context.Context) (*server.Overview, error) {
 	o, err := c.upstream.Overview(ctx)
 	if err != nil {
 		return nil, err
 	}
-	branches := make([]server.Branch, len(o.Branches))
-	for i, b := range o.Branches {
+	policy := c.policies.of("")
+	branches := make([]server.Branch, 0, len(o.Branches))
+	for _, b := range o.Branches {
+		var versions []string
+		for _, v := range b.Versions {
+			if policy.offers(v) {
+				versions = append(versions, v)
+			}
+		}
+		if len(versions) == 0 {
+			continue
+		}
 		changes := b.PackageChanges // the operator's
 		if len(changes) == 0 {
-			changes = c.tables.Set().PackageChanges(imagebuilder.DefaultDistro, b.BranchOffRev)
+			changes = c.tables.Set().PackageChanges(c.tableDistro, b.BranchOffRev)
 		}
-		branches[i] = server.Branch{
+		branches = append(branches, server.Branch{
 			Name: b.Name, Path: b.Path, Enabled: b.Enabled, Snapshot: b.Snapshot, PathPackages: "DEPRECATED",
-			BranchOffRev: b.BranchOffRev, PackageChanges: changes, Versions: b.Versions, Targets: b.Targets,
-		}
+			BranchOffRev: b.BranchOffRev, PackageChanges: changes, Versions: versions, Targets: b.Targets,
+		})
 	}
 	return &server.Overview{
-		Branches: branches, Latest: o.Latest, UpstreamURL: o.UpstreamURL, Checked: o.Checked, Stale: o.Stale,
+		Branches: branches, Latest: c.latest(o, policy), UpstreamURL: o.UpstreamURL, Checked: o.Checked, Stale: o.Stale,
 	}, nil
 }
 
-func (c catalogue) Resolve(ctx context.Context, r imagebuilder.Request) (imagebuilder.Request, imagebuilder.Generation, error) {
-	if r.Distro != imagebuilder.DefaultDistro {
-		return r, imagebuilder.Generation{}, imagebuilder.Errorf(imagebuilder.CodeUnsupportedDistro, "Unsupported distro: %s", r.Distro)
+// latest is upstream's list of latest releases as the operator's policy leaves
+// it: in the place of one that is not recommended stands the newest of its
+// branch that is.
+func (c *catalogue) latest(o *upstream.Overview, policy *Policy) []string {
+	latest := make([]string, 0, len(o.Latest))
+	for _, v := range o.Latest {
+		if !policy.recommends(v) {
+			v = newestRecommended(o, policy, imagebuilder.Branch(v))
+		}
+		if v != "" && !slices.Contains(latest, v) {
+			latest = append(latest, v)
+		}
+	}
+	return latest
+}
+
+func newestRecommended(o *upstream.Overview, policy *Policy, branch string) string {
+	for _, b := range o.Branches {
+		for _, v := range b.Versions {
+			if imagebuilder.Branch(v) == branch && !isSnapshot(v) && policy.recommends(v) {
+				return v
+			}
+		}
+	}
+	return ""
+}
+
+func (c *catalogue) Resolve(ctx context.Context, r imagebuilder.Request) (imagebuilder.Request, imagebuilder.Generation, error) {
+	r.Distro = c.name
+	if !c.policies.of("").offers(r.Version) {
+		return r, imagebuilder.Generation{}, imagebuilder.Errorf(imagebuilder.CodeUnsupportedVersion, "Unsupported branch: %s", r.Version)
 	}
 	target, err := c.upstream.Target(ctx, r.Version, r.Target)
 	if err != nil {
@@ -54,23 +100,62 @@ func (c catalogue) Resolve(ctx context.Context, r imagebuilder.Request) (imagebu
 		return r, imagebuilder.Generation{}, err
 	}
 	r.Profile = id
-	return r, target.Generation, nil
+	return c.withFeeds(r, target), target.Generation, nil
+}
+
+// withFeeds adds the distribution's own feeds to a request, unless it names
+// feeds to be used instead of all others.
+func (c *catalogue) withFeeds(r imagebuilder.Request, t *upstream.Target) imagebuilder.Request {
+	if len(c.feeds) == 0 || len(r.Repositories) > 0 && r.RepositoriesMode == imagebuilder.RepositoriesReplace {
+		return r
+	}
+	place := strings.NewReplacer("{version}", r.Version, "{branch}", imagebuilder.Branch(r.Version), "{arch}", t.Arch, "{target}", t.Name)
+	repositories := make(imagebuilder.Pairs, 0, len(c.feeds)+len(r.Repositories))
+	keys := slices.Clone(r.RepositoryKeys)
+	for _, f := range c.feeds {
+		repositories = append(repositories, imagebuilder.Pair{Name: f.Name, Value: place.Replace(f.URL)})
+		if f.Key != "" && !slices.Contains(keys, f.Key) {
+			keys = append(keys, f.Key)
+		}
+	}
+	for _, own := range r.Repositories {
+		if !slices.ContainsFunc(repositories, func(p imagebuilder.Pair) bool { return p.Name == own.Name }) {
+			repositories = append(repositories, own)
+		}
+	}
+	r.Repositories, r.RepositoriesMode, r.RepositoryKeys = repositories, imagebuilder.RepositoriesAppend, keys
+	return r
 }
 
 // Tables stands for the tables in force: a set is never changed.
-func (c catalogue) Tables() any { return c.tables.Set() }
+func (c *catalogue) Tables() any { return c.tables.Set() }
 
-// Replace applies what holds whatever release the request comes from: clients
-// of today do not say. Versions that were asked for an old name say nothing of
-// the new one.
-func (c catalogue) Replace(r imagebuilder.Request, g imagebuilder.Generation) imagebuilder.Request {
-	result, err := c.tables.Set().Apply(replacements.Request{
-		Distro: r.Distro, To: r.Version, ToRevision: g.Revision, Target: r.Target, Profile: r.Profile, Packages: r.Packages,
-	})
-	if err != nil || slices.Equal(result.Packages, r.Packages) {
-		return r // an error is about choices, and there are none
+// Replace applies what lies on the way from the release that the request comes
+// from, or, where the client does not say, what holds whatever that is.
+// Versions that were asked for an old name say nothing of the new one.
+func (c *catalogue) Replace(ctx context.Context, r imagebuilder.Request, g imagebuilder.Generation) (imagebuilder.Request, error) {
+	req := replacements.Request{
+		Distro: c.tableDistro, From: r.FromVersion, FromRevision: r.FromRevision, To: r.Version, ToRevision: g.Revision,
+		Target: r.Target, Profile: r.Profile, Packages: r.Packages, Installed: r.Installed, Choices: r.Choices,
 	}
-	changes := &imagebuilder.Changes{Replacements: result.Replaced()}
+	if len(r.Repositories) == 0 { // else there may be more than the release's own packages
+		exists, err := c.exists(ctx, r, g)
+		if err != nil {
+			return r, err
+		}
+		req.Exists = exists
+	}
+	result, err := c.tables.Set().Apply(req)
+	if err != nil {
+		return r, err
+	}
+	changes := &imagebuilder.Changes{Replacements: result.Replaced(), Choices: choicesOf(result)}
+	if slices.Equal(result.Packages, r.Packages) {
+		if len(changes.Choices) > 0 {
+			r.Changes = changes
+		}
+		return r, nil
+	}
 	for _, name := range result.Dropped() {
 		changes.Replacements[name] = []string{}
 	}
@@ -84,10 +169,10 @@ func (c catalogue) Replace(r imagebuilder.Request, g imagebuilder.Generation) im
 		}
 	}
 	r.Packages, r.PackagesVersions, r.Changes = result.Packages, versions, changes
-	return r
+	return r, nil
 }
 
-func (c catalogue) Revision(ctx context.Context, version, target string) (string, error) {
+func (c *catalogue) Revision(ctx context.Context, version, target string) (string, error) {
 	profiles, err := c.upstream.Profiles(ctx, version, target)
 	if err != nil {
 		return "", err
@@ -95,7 +180,7 @@ func (c catalogue) Revision(ctx context.Context, version, target string) (string
 	return profiles.VersionCode, nil
 }
 
-func (c catalogue) Profile(ctx context.Context, path, target, profile string) ([]byte, error) {
+func (c *catalogue) Profile(ctx context.Context, path, target, profile string) ([]byte, error) {
 	version, ok := c.upstream.VersionForPath(path)
 	if !ok {
 		return nil, imagebuilder.Errorf(imagebuilder.CodeUnsupportedVersion, "No release is kept at %s here.", path)
@@ -110,30 +195,19 @@ func (c catalogue) Profile(ctx context.Context, path, target, profile string) ([
 	return nil, imagebuilder.Errorf(imagebuilder.CodeUnsupportedProfile, "%s has no device %s in %s.", version, profile, target)
 }
 
-func (c catalogue) TargetIndex(ctx context.Context, path, target string) ([]byte, error) {
+func (c *catalogue) TargetIndex(ctx context.Context, path, target string) ([]byte, error) {
 	return c.upstream.TargetIndex(ctx, path, target)
 }
 
-func (c catalogue) ArchIndex(ctx context.Context, path, arch string) ([]byte, error) {
+func (c *catalogue) ArchIndex(ctx context.Context, path, arch string) ([]byte, error) {
 	return c.upstream.ArchIndex(ctx, path, arch)
-}
-
-// builders shows upstream's ImageBuilders to the runner.
-func builders(u *upstream.Upstream) runner.Builders {
-	return runner.BuildersFunc(func(ctx context.Context, req imagebuilder.Request, g imagebuilder.Generation, rep imagebuilder.Reporter) (*runner.Builder, func(), error) {
-		b, release, err := u.Builder(ctx, req.Version, req.Target, g, rep)
-		if err != nil {
-			return nil, nil, err
-		}
-		return &runner.Builder{Dir: b.Dir, Generation: b.Generation}, release, nil
-	})
 }
 
 // builds runs builds, and has upstream looked at again when one shows that what
 // is held of it is behind the feeds that builds use.
 type builds struct {
-	runner   *runner.Runner
-	upstream *upstream.Upstream
+	runner *runner.Runner
+	distro func(name string) *catalogue
 }
 
 func (b builds) Build(ctx context.Context, job imagebuilder.Job, rep imagebuilder.Reporter) (*imagebuilder.Built, error) {
@@ -141,7 +215,7 @@ func (b builds) Build(ctx context.Context, job imagebuilder.Job, rep imagebuilde
 	if err != nil {
 		switch imagebuilder.AsError(err).Code {
 		case imagebuilder.CodePackageVersion, imagebuilder.CodePackageDamaged, imagebuilder.CodeWrongRevision:
-			b.upstream.Hasten(job.Request.Version, job.Request.Target)
+			b.distro(job.Request.Distro).upstream.Hasten(job.Request.Version, job.Request.Target)
 		}
 	}
 	return built, err

@@ -2,12 +2,15 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/dustin/go-humanize/english"
 )
 
 type configCmd struct {
@@ -85,6 +88,18 @@ func writeConfig(w io.Writer, c *Config) error {
 			fmt.Fprintf(t, "  %s %s\t%s\n", builder.Version, builder.Target, builder.Path)
 		}
 	}
+	if len(c.Distributions) > 0 {
+		fmt.Fprintf(t, "\nDistributions (%s)\n", c.origins[tableDistribution])
+		for _, d := range c.Distributions {
+			fmt.Fprintf(t, "  %s\t%s\t%s\n", d.Name, hidePassword(d.Upstream), english.Plural(len(d.Feeds), "feed", ""))
+		}
+	}
+	if len(c.Policies) > 0 {
+		fmt.Fprintf(t, "\nPolicies (%s)\n", c.origins[tablePolicy])
+		for _, p := range c.Policies {
+			fmt.Fprintf(t, "  %s\t%s\n", cmp.Or(p.Community, "everyone"), describePolicy(p))
+		}
+	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
@@ -118,6 +133,22 @@ func describeBranch(b Branch) string {
 	return strings.Join(parts, ", ")
 }
 
+func describePolicy(p Policy) string {
+	var parts []string
+	for _, part := range []struct{ name, value string }{
+		{"distro", p.Distro}, {"offer", strings.Join(p.Offer, " ")}, {"hold_back", strings.Join(p.HoldBack, " ")},
+		{"minimum", p.Minimum}, {"newest", p.Newest},
+	} {
+		if part.value != "" {
+			parts = append(parts, part.name+" "+part.value)
+		}
+	}
+	if len(parts) == 0 {
+		return "everything"
+	}
+	return strings.Join(parts, ", ")
+}
+
 // shownSetting is a setting in the JSON form of `attendant config`.
 type shownSetting struct {
 	Key    string     `json:"key"`
@@ -132,7 +163,9 @@ func writeConfigJSON(w io.Writer, c *Config) error {
 		Settings      []shownSetting `json:"settings"`
 		Branches      []Branch       `json:"branches,omitempty"`
 		ImageBuilders []ImageBuilder `json:"imagebuilders,omitempty"`
-	}{File: c.File, Branches: c.Branches, ImageBuilders: c.ImageBuilders}
+		Distributions []Distribution `json:"distributions,omitempty"`
+		Policies      []Policy       `json:"policies,omitempty"`
+	}{File: c.File, Branches: c.Branches, ImageBuilders: c.ImageBuilders, Distributions: c.Distributions, Policies: c.Policies}
 	for i := range settings {
 		s := &settings[i]
 		o := c.origins[s.key]
@@ -205,6 +238,39 @@ const exampleTables = `
 #| version = "24.10.4"
 #| target = "ath79/generic"
 #| path = "/srv/builders/openwrt-imagebuilder-24.10.4-ath79-generic.Linux-x86_64.tar.zst"
+
+## Which releases are for whom
+
+# Without a policy everything that upstream has is offered. One without a community decides what is offered at
+# all; one with a community holds for upgrade checks that name it. A branch stands for all its releases.
+#| [[policy]]
+#| offer = ["24.10", "23.05"]
+#| hold_back = ["24.10.5"]        # offered, but recommended to nobody
+#| minimum = "23.05.0"            # routers with older releases are told to upgrade
+#| newest = "24.10.6"
+#|
+#| [[policy]]
+#| community = "valley"
+#| offer = ["24.10.4"]
+
+## Other distributions
+
+# Beside that of the upstream setting, which is called "openwrt" (and "lede"). Requests name one by "distro", or by
+# the server's address: http://SERVER/d/NAME for LuCI, owut and auc. keys is a folder of usign public keys, by default
+# distributions/NAME/keys in the data folder; replacements names the distribution whose replacement tables apply.
+# Every image of it gets the feeds, and their keys.
+#| [[distribution]]
+#| name = "libremesh"
+#| upstream = "https://downloads.example.org"
+#| require_signatures = true
+#| replacements = "openwrt"
+#|   [[distribution.feed]]
+#|   name = "lime"
+#|   url = "https://feed.example.org/{branch}/{arch}"
+#|   key = "/etc/attendant/lime.pub"
+#|   [[distribution.branch]]
+#|   name = "2024.1"
+#|   path = "releases/{version}"
 `
 
 // literal writes a value's text form as TOML.

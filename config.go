@@ -38,6 +38,8 @@ type Config struct {
 	RepositoryAllowList []string       // URL prefixes, each ending in "/"
 	Branches            []Branch       // over the branches that are built in
 	ImageBuilders       []ImageBuilder // the operator's own archives
+	Distributions       []Distribution // beside the one of Upstream
+	Policies            []Policy
 
 	Replacements     string // folder of the operator's replacement tables
 	Workers          int    // at least 1
@@ -309,6 +311,7 @@ func (l *configLoader) complete() {
 		c.Control = filepath.Join(c.Data, "control.sock")
 	}
 	c.Control = l.absolute(c.Control)
+	l.completeDistributions()
 	for i := range c.ImageBuilders {
 		c.ImageBuilders[i].Path = l.absolute(c.ImageBuilders[i].Path)
 	}
@@ -350,6 +353,7 @@ func (l *configLoader) validate() {
 		}
 		l.errorf(o, "control", "the path of the control socket, %q, has %d bytes; systems allow %d. Set control to a shorter path.", c.Control, n, maxSocketPath)
 	}
+	l.validatePolicies()
 	if c.IdleTimeout > c.JobTimeout {
 		o := c.origins["idle_timeout"]
 		if o.Kind == FromDefault {

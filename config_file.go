@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -144,19 +145,20 @@ const (
 
 // takeFile takes a file's values into the configuration.
 func (l *configLoader) takeFile(f *configFile) {
-	known := []string{tableBranch, tableImageBuilder}
+	tables := map[string]func(*tableReader){
+		tableBranch:       func(t *tableReader) { l.takeBranchInto(t, &l.config.Branches) },
+		tableImageBuilder: l.takeImageBuilder,
+		tableDistribution: l.takeDistribution,
+		tablePolicy:       l.takePolicy,
+	}
+	known := slices.Sorted(maps.Keys(tables))
 	for i := range settings {
 		known = append(known, settings[i].key)
 	}
 	for _, key := range f.order {
 		value, o := f.values[key], f.origin(key)
-		switch key {
-		case tableBranch:
-			l.takeTables(f, key, value, l.takeBranch)
-			l.config.origins[key] = o
-			continue
-		case tableImageBuilder:
-			l.takeTables(f, key, value, l.takeImageBuilder)
+		if take := tables[key]; take != nil {
+			l.takeTables(f, key, value, take)
 			l.config.origins[key] = o
 			continue
 		}
@@ -368,7 +370,7 @@ func (t *tableReader) refuseRest() {
 	}
 }
 
-func (l *configLoader) takeBranch(t *tableReader) {
+func (l *configLoader) takeBranchInto(t *tableReader, branches *[]Branch) {
 	b := Branch{
 		Name:         t.text("name", true, imagebuilder.ValidVersion, `a branch's name, as "24.10" or "SNAPSHOT"`),
 		Enabled:      t.flag("enabled"),
@@ -400,13 +402,13 @@ func (l *configLoader) takeBranch(t *tableReader) {
 	if b.Name == "" {
 		return
 	}
-	for _, other := range l.config.Branches {
+	for _, other := range *branches {
 		if other.Name == b.Name {
 			t.errorf("name", "the branch %q is there twice.", b.Name)
 			return
 		}
 	}
-	l.config.Branches = append(l.config.Branches, b)
+	*branches = append(*branches, b)
 }
 
 func validBranchPath(s string) bool {

@@ -60,6 +60,9 @@ type Error struct {
 
 	// Unknown are the packages that are in no feed, for X-Unknown-Package.
 	Unknown []string
+	// Nearest are names that exist and look like the unknown one, the
+	// likeliest first.
+	Nearest []string
 	// Problems say what is wrong with a selection of packages, and Repairs
 	// what was tried and works.
 	Problems []Problem

@@ -30,6 +30,13 @@ type Request struct {
 	RepositoryKeys   []string `json:"repository_keys"`   // usign or PEM public keys
 	Client           *string  `json:"client"`            // who asks; changes nothing
 
+	// What the packages come from, where the client says so: it decides what
+	// becomes of those that later releases know by other names.
+	FromVersion  string            `json:"from_version,omitempty"`  // installed release
+	FromRevision string            `json:"from_revision,omitempty"` // installed revision; tells snapshots apart
+	Installed    []string          `json:"-"`                       // all that is installed, with dependencies
+	Choices      map[string]string `json:"choices,omitempty"`       // old package to the option that the user chose
+
 	// Changes is what the server has made of Packages before building.
 	Changes *Changes `json:"changes,omitempty"`
 }
@@ -39,6 +46,37 @@ type Request struct {
 type Changes struct {
 	Replacements map[string][]string `json:"replacements,omitempty"` // old name to new ones; to none: dropped
 	Added        []string            `json:"added,omitempty"`
+	Choices      Choices             `json:"choices,omitempty"`
+}
+
+// Choices are the old packages for which there are several new ones.
+type Choices map[string]Choice
+
+// Choice is what can take an old package's place.
+type Choice struct {
+	Default string   `json:"default"` // what is taken unless the user says otherwise; "" where nothing is
+	Chosen  string   `json:"chosen"`  // what was taken; "" where nothing was
+	Options []Option `json:"options"`
+}
+
+// Option is one possibility of a Choice.
+type Option struct {
+	Name   string `json:"name"`
+	Detail string `json:"detail"` // a sentence for the person who chooses
+}
+
+// ValidChoices checks the grammar of a user's choices and their number. The
+// error is CodeMalformed.
+func ValidChoices(choices map[string]string) *Error {
+	if len(choices) > MaxPackages {
+		return Errorf(CodeMalformed, "choices: there are %d; at most %d are allowed.", len(choices), MaxPackages)
+	}
+	for old, option := range choices {
+		if !ValidPackageName(old) || !ValidPackageName(option) {
+			return Errorf(CodeMalformed, "choices: %.100q for %.100q is not a package's name for another.", option, old)
+		}
+	}
+	return nil
 }
 
 // DefaultDistro is the distribution of a request that names none.
@@ -159,7 +197,13 @@ func (r Request) Validate(limits Limits) *Error {
 	if r.Client != nil && len(*r.Client) > MaxClientLength {
 		return bad("client: it has %d bytes; at most %d are allowed.", len(*r.Client), MaxClientLength)
 	}
-	return nil
+	if r.FromVersion != "" && !ValidVersion(r.FromVersion) {
+		return bad("from_version: %.100q is not a release's name.", r.FromVersion)
+	}
+	if !ValidRevision(r.FromRevision) {
+		return bad("from_revision: %.100q is not a revision, as in \"r28427-6df0e3d02a\".", r.FromRevision)
+	}
+	return ValidChoices(r.Choices)
 }
 
 func (r Request) validatePackages() *Error {
@@ -195,7 +239,7 @@ func (r Request) validateRepositories() *Error {
 		if !ValidRepositoryName(repo.Name) {
 			return bad("repositories: %.100q is not a feed's name; use letters, digits, \".\", \"_\" and \"-\".", repo.Name)
 		}
-		if !validRepositoryURL(repo.Value) {
+		if !ValidRepositoryURL(repo.Value) {
 			return bad("repositories: %.100q, the address of %s, is not a plain http or https URL.", repo.Value, repo.Name)
 		}
 	}
@@ -215,9 +259,9 @@ func (r Request) validateRepositories() *Error {
 	return nil
 }
 
-// validRepositoryURL wants an address that is one word in a configuration file
+// ValidRepositoryURL tells whether s can be a feed's address. It wants one that is one word in a configuration file
 // and can mean only one host.
-func validRepositoryURL(s string) bool {
+func ValidRepositoryURL(s string) bool {
 	if len(s) > MaxURLLength {
 		return false
 	}

@@ -83,7 +83,7 @@ func (f *file) bound(p pair) bound {
 		f.complain(p.line, "%s: a version as 24.10.1 or a revision as r18611 is needed.", p.key)
 		return bound{}
 	}
-	if n := revisionNumber(s); n > 0 {
+	if n := RevisionNumber(s); n > 0 {
 		return bound{text: s, revision: n}
 	}
 	return bound{text: s, version: parseVersion(s)}

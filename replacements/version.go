@@ -80,9 +80,9 @@ func (v version) within(r version) bool {
 		slices.Equal(v.numbers[:len(r.numbers)], r.numbers)
 }
 
-// revisionNumber returns N of a revision "rN" or "rN-hash", and 0 for what is
+// RevisionNumber returns N of a revision "rN" or "rN-hash", and 0 for what is
 // none.
-func revisionNumber(s string) int {
+func RevisionNumber(s string) int {
 	digits, ok := strings.CutPrefix(s, "r")
 	if !ok {
 		return 0

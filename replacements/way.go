@@ -39,11 +39,11 @@ func newWay(tables []*table, req Request) *way {
 		}
 	}
 	if w.to.isSnapshot() {
-		w.toMain = revisionNumber(req.ToRevision)
+		w.toMain = RevisionNumber(req.ToRevision)
 	}
 	if req.From != "" {
 		w.from, w.fromSet = parseVersion(req.From), true
-		w.fromRevision = revisionNumber(req.FromRevision)
+		w.fromRevision = RevisionNumber(req.FromRevision)
 		w.fromAhead = !w.from.isSnapshot() && w.from.compare(w.to) > 0
 	}
 	return w

@@ -1,8 +1,10 @@
 package server
 
 import (
+	"context"
 	"crypto/sha256"
 	"net/http"
+	"reflect"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -24,21 +26,43 @@ func (s *Server) postBuild(w http.ResponseWriter, r *http.Request) {
 		s.writeError(w, r, err)
 		return
 	}
-	asked, err := s.read(body)
+	asked, err := s.read(body, distributionName(r))
 	if err != nil {
 		s.writeError(w, r, err)
 		return
 	}
-	resolved, generation, err := s.o.Catalogue.Resolve(r.Context(), asked.request)
+	status, err := s.submit(r, asked)
 	if err != nil {
 		s.writeError(w, r, err)
 		return
 	}
-	final := asked.final(s.o.Catalogue, resolved, generation)
+	s.writeStatus(w, r, status)
+}
+
+// submit resolves a request and finds or queues its build. A request that is
+// certain to fail is answered as a failed build without being queued.
+func (s *Server) submit(r *http.Request, a *asked) (queueStatus, error) {
+	c, err := s.distribution(r, a.request.Distro)
+	if err != nil {
+		return queueStatus{}, err
+	}
+	resolved, generation, err := c.Resolve(r.Context(), a.request)
+	if err != nil {
+		return queueStatus{}, err
+	}
+	final, err := a.final(r.Context(), c, resolved, generation)
+	if err != nil {
+		return queueStatus{}, err
+	}
+	if final.refusal != nil {
+		if status, known := s.o.Queue.Lookup(final.hash); known {
+			return final.told(status), nil
+		}
+		return s.o.Queue.Refuse(final.hash, final.request, generation, final.refusal), nil
+	}
 	status, err := s.o.Queue.Submit(r.Context(), final.hash, final.request, generation)
 	if err != nil {
-		s.writeError(w, r, err)
-		return
+		return queueStatus{}, err
 	}
 	switch {
 	case status.New:
@@ -46,7 +70,19 @@ func (s *Server) postBuild(w http.ResponseWriter, r *http.Request) {
 	case status.Job.State == imagebuilder.Done:
 		s.o.Statistics.CountHit()
 	}
-	s.writeStatus(w, r, status)
+	return final.told(status), nil
+}
+
+// told is the status with what was done to this very request's packages:
+// another one may have come to the same build by other names.
+func (f *final) told(status queueStatus) queueStatus {
+	if reflect.DeepEqual(status.Job.Request.Changes, f.request.Changes) {
+		return status
+	}
+	job := *status.Job
+	job.Request.Changes = f.request.Changes
+	status.Job, status.Keep = &job, nil
+	return status
 }
 
 // asked is a request that has passed every check that depends on the body and
@@ -61,21 +97,29 @@ type asked struct {
 type final struct {
 	request imagebuilder.Request
 	hash    string
+	refusal *imagebuilder.Error // why it cannot be built; nil where it can, or may
 
+	catalogue           Catalogue
 	profile, generation string
 	tables              any
 }
 
 // final returns what is to be built for the resolved request.
-func (a *asked) final(c Catalogue, resolved imagebuilder.Request, g imagebuilder.Generation) *final {
+func (a *asked) final(ctx context.Context, c Catalogue, resolved imagebuilder.Request, g imagebuilder.Generation) (*final, error) {
 	tables := c.Tables()
-	if last := a.last.Load(); last != nil && last.profile == resolved.Profile && last.generation == g.Digest && last.tables == tables {
-		return last
+	last := a.last.Load()
+	if last != nil && last.catalogue == c && last.profile == resolved.Profile && last.generation == g.Digest && last.tables == tables {
+		return last, nil
 	}
-	f := &final{request: c.Replace(resolved, g), profile: resolved.Profile, generation: g.Digest, tables: tables}
+	request, err := c.Replace(ctx, resolved, g)
+	if err != nil {
+		return nil, err
+	}
+	f := &final{request: request, catalogue: c, profile: resolved.Profile, generation: g.Digest, tables: tables}
 	f.hash = f.request.Hash(g.Digest)
+	f.refusal = c.Impossible(ctx, f.request, g)
 	a.last.Store(f)
-	return f
+	return f, nil
 }
 
 // Bounds of the memory of requests: clients repeat theirs byte for byte, LuCI
@@ -86,15 +130,22 @@ const (
 )
 
 // read decodes and checks a request's body, or recognises one that it has
-// checked before.
-func (s *Server) read(body []byte) (*asked, error) {
-	key := sha256.Sum256(body)
+// checked before. A request that names no distribution means distro.
+func (s *Server) read(body []byte, distro string) (*asked, error) {
+	h := sha256.New()
+	h.Write([]byte(distro))
+	h.Write([]byte{0}) // in no name
+	h.Write(body)
+	key := [sha256.Size]byte(h.Sum(nil))
 	if known, ok := s.known.Get(key); ok {
 		return known, nil
 	}
 	request, err := decodeRequest(body)
 	if err != nil {
 		return nil, err
+	}
+	if request.Distro == "" {
+		request.Distro = distro
 	}
 	request = request.Normalize()
 	if err := request.Validate(s.o.Limits); err != nil {

@@ -20,8 +20,14 @@ type Catalogue interface {
 	Resolve(ctx context.Context, r imagebuilder.Request) (imagebuilder.Request, imagebuilder.Generation, error)
 	// Replace puts the names that packages have in the resolved request's
 	// release in the place of older ones, and says so in Changes. What it does
-	// depends on Tables, besides its arguments, and on nothing else.
-	Replace(r imagebuilder.Request, g imagebuilder.Generation) imagebuilder.Request
+	// depends on Tables, besides its arguments, and on nothing else. The
+	// error is a choice that is not possible.
+	Replace(ctx context.Context, r imagebuilder.Request, g imagebuilder.Generation) (imagebuilder.Request, error)
+	// Impossible tells why no image can come of a request as Replace returned
+	// it. It is nil where one can, and where that is not certain.
+	Impossible(ctx context.Context, r imagebuilder.Request, g imagebuilder.Generation) *imagebuilder.Error
+	// Upgrade answers an upgrade check; nil is nothing newer.
+	Upgrade(ctx context.Context, q UpgradeQuestion) (*Upgrade, error)
 	// Tables stands for the replacement tables in force; comparable.
 	Tables() any
 	// Revision returns a target's version_code.

@@ -89,24 +89,8 @@ func (p *progressReader) Read(b []byte) (int, error) {
 // the name of its field.
 func decodeRequest(body []byte) (imagebuilder.Request, error) {
 	var r imagebuilder.Request
-	if len(bytes.TrimSpace(body)) == 0 {
-		return r, imagebuilder.Errorf(imagebuilder.CodeMalformed,
-			"The request has no body. Send a JSON object with version, target, profile and packages; /docs describes it.")
-	}
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(body, &fields); err != nil || fields == nil {
-		var syntax *json.SyntaxError
-		where := ""
-		if errors.As(err, &syntax) {
-			where = fmt.Sprintf(" (%v at byte %d)", syntax, syntax.Offset)
-		}
-		return r, imagebuilder.Errorf(imagebuilder.CodeMalformed, "The request is not a JSON object%s.", where)
-	}
-	for _, f := range []struct {
-		name string
-		into any
-		want string
-	}{
+	var installed nameVersions
+	err := decodeObject(body, []field{
 		{"distro", &r.Distro, "a string"},
 		{"version", &r.Version, "a string"},
 		{"version_code", &r.VersionCode, "a string"},
@@ -122,14 +106,52 @@ func decodeRequest(body []byte) (imagebuilder.Request, error) {
 		{"repositories_mode", &r.RepositoriesMode, "a string"},
 		{"repository_keys", &r.RepositoryKeys, "a list of strings"},
 		{"client", &r.Client, "a string"},
-	} {
-		raw, given := fields[f.name]
+		{"from_version", &r.FromVersion, "a string"},
+		{"from_revision", &r.FromRevision, "a string"},
+		{"installed", &installed, packagesForm},
+		{"choices", &r.Choices, "an object of strings, old package to new"},
+	})
+	if err != nil {
+		return r, err
+	}
+	kept, bad := checkNameVersions("installed", imagebuilder.Pairs(installed), 2*imagebuilder.MaxPackages, false)
+	if bad != nil {
+		return r, bad
+	}
+	r.Installed = kept.Names()
+	return r, nil
+}
+
+// field is one member of a JSON object that a request may be.
+type field struct {
+	name string
+	into any
+	want string // completes "expected …"
+}
+
+// decodeObject reads a request's body into fields. The error is CodeMalformed.
+func decodeObject(body []byte, into []field) error {
+	if len(bytes.TrimSpace(body)) == 0 {
+		return imagebuilder.Errorf(imagebuilder.CodeMalformed,
+			"The request has no body. Send a JSON object with version, target, profile and packages; /docs describes it.")
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(body, &members); err != nil || members == nil {
+		var syntax *json.SyntaxError
+		where := ""
+		if errors.As(err, &syntax) {
+			where = fmt.Sprintf(" (%v at byte %d)", syntax, syntax.Offset)
+		}
+		return imagebuilder.Errorf(imagebuilder.CodeMalformed, "The request is not a JSON object%s.", where)
+	}
+	for _, f := range into {
+		raw, given := members[f.name]
 		if !given || string(raw) == "null" {
 			continue
 		}
 		if err := json.Unmarshal(raw, f.into); err != nil {
-			return r, imagebuilder.Errorf(imagebuilder.CodeMalformed, "%s: expected %s.", f.name, f.want)
+			return imagebuilder.Errorf(imagebuilder.CodeMalformed, "%s: expected %s.", f.name, f.want)
 		}
 	}
-	return r, nil
+	return nil
 }

@@ -38,7 +38,7 @@ func (s *Server) health(w http.ResponseWriter, r *http.Request) {
 		ImagesBytes: usage.Used, ImagesBudget: usage.Budget,
 		DefaultsAllowed: s.o.AllowDefaults,
 	}
-	o, err := s.o.Catalogue.Overview(r.Context())
+	o, err := s.catalogue(r).Overview(r.Context())
 	switch {
 	case err != nil:
 		reply.Problems = append(reply.Problems, "Nothing is known of upstream yet: no image can be requested.")
@@ -71,7 +71,7 @@ Point LuCI's <em>Attended Sysupgrade</em>, owut, auc or the firmware selector at
 
 func (s *Server) home(w http.ResponseWriter, r *http.Request) {
 	data := struct{ Latest, Contact string }{Contact: s.o.Contact}
-	if o, err := s.o.Catalogue.Overview(r.Context()); err == nil {
+	if o, err := s.catalogue(r).Overview(r.Context()); err == nil {
 		data.Latest = strings.Join(o.Latest, ", ")
 	}
 	var page strings.Builder

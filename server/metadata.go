@@ -38,7 +38,7 @@ type serverReply struct {
 }
 
 func (s *Server) overview(w http.ResponseWriter, r *http.Request) {
-	o, err := s.o.Catalogue.Overview(r.Context())
+	o, err := s.catalogue(r).Overview(r.Context())
 	if err != nil {
 		s.writeError(w, r, err)
 		return
@@ -85,7 +85,7 @@ func (s *Server) upstreamURL(r *http.Request, o *Overview) string {
 }
 
 func (s *Server) branches(w http.ResponseWriter, r *http.Request) {
-	o, err := s.o.Catalogue.Overview(r.Context())
+	o, err := s.catalogue(r).Overview(r.Context())
 	if err != nil {
 		s.writeError(w, r, err)
 		return
@@ -94,7 +94,7 @@ func (s *Server) branches(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) latest(w http.ResponseWriter, r *http.Request) {
-	o, err := s.o.Catalogue.Overview(r.Context())
+	o, err := s.catalogue(r).Overview(r.Context())
 	if err != nil {
 		s.writeError(w, r, err)
 		return
@@ -131,7 +131,7 @@ func (s *Server) jsonV1(w http.ResponseWriter, r *http.Request, ps httprouter.Pa
 		return
 	}
 	if path, arch, ok := splitArchPath(p); ok {
-		body, err := s.o.Catalogue.ArchIndex(r.Context(), path, arch)
+		body, err := s.catalogue(r).ArchIndex(r.Context(), path, arch)
 		if err != nil {
 			s.writeMetadataError(w, r, err)
 			return
@@ -146,9 +146,9 @@ func (s *Server) targetDocument(w http.ResponseWriter, r *http.Request, path, ta
 	var body []byte
 	var err error
 	if file == "index" {
-		body, err = s.o.Catalogue.TargetIndex(r.Context(), path, target)
+		body, err = s.catalogue(r).TargetIndex(r.Context(), path, target)
 	} else {
-		body, err = s.o.Catalogue.Profile(r.Context(), path, target, file)
+		body, err = s.catalogue(r).Profile(r.Context(), path, target, file)
 		// auc asks every release of a branch for its device. One that does
 		// not have it answers {}, as asu does: the release is not offered.
 		if e := imagebuilder.AsError(err); err != nil && e.Code == imagebuilder.CodeUnsupportedProfile {
@@ -218,7 +218,7 @@ func (s *Server) revision(w http.ResponseWriter, r *http.Request, ps httprouter.
 		s.writeError(w, r, imagebuilder.Errorf(imagebuilder.CodeUnsupportedVersion, "Unsupported version: %.100s", version))
 		return
 	}
-	revision, err := s.o.Catalogue.Revision(r.Context(), version, target)
+	revision, err := s.catalogue(r).Revision(r.Context(), version, target)
 	if err != nil {
 		e := *imagebuilder.AsError(err)
 		if e.Code == imagebuilder.CodeUnsupportedVersion {

@@ -18,9 +18,10 @@ import (
 //	body       a body that stands still ends the connection
 //	cors       every reply to a browser carries the header; OPTIONS is answered here
 //	path       double slashes are served in place: a redirected POST arrives empty
+//	distro     /d/NAME/ in front of an address chooses a distribution
 //	router     httprouter
 func (s *Server) wrap(router http.Handler) http.Handler {
-	return s.recoverPanics(s.logRequests(s.boundBody(cors(cleanPath(router)))))
+	return s.recoverPanics(s.logRequests(s.boundBody(cors(cleanPath(s.chooseDistribution(router))))))
 }
 
 // boundBody gives a request's body a limit of time from its first moment. An

@@ -66,6 +66,7 @@ type errorReply struct {
 	Hash     string                 `json:"request_hash,omitempty"`
 	IBState  string                 `json:"imagebuilder_status,omitempty"`
 	Unknown  []string               `json:"unknown_packages,omitempty"`
+	Nearest  []string               `json:"nearest,omitempty"`
 	Problems []imagebuilder.Problem `json:"problems,omitempty"`
 	Repairs  []imagebuilder.Repair  `json:"repairs,omitempty"`
 	Stdout   *string                `json:"stdout,omitempty"`
@@ -91,7 +92,7 @@ func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
 	}
 	setUnknownPackages(w.Header(), e.Unknown)
-	writeJSON(w, status, jsonBody(errorReply{Status: status, Detail: e.Detail, Code: e.Code, Unknown: e.Unknown, Problems: e.Problems, Repairs: e.Repairs}))
+	writeJSON(w, status, jsonBody(errorReply{Status: status, Detail: e.Detail, Code: e.Code, Unknown: e.Unknown, Nearest: e.Nearest, Problems: e.Problems, Repairs: e.Repairs}))
 }
 
 // maxUnknownHeader bounds X-Unknown-Package, in bytes: proxies refuse large

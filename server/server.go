@@ -21,7 +21,11 @@ import (
 
 // Options are what a Server works with.
 type Options struct {
-	Catalogue  Catalogue
+	// Catalogue is that of the distribution which requests mean that name
+	// none. Distributions are all, it included, by their lower-case names.
+	Catalogue     Catalogue
+	Distributions map[string]Catalogue
+
 	Queue      *queue.Queue
 	Images     *images.Cache
 	Statistics Statistics
@@ -78,6 +82,9 @@ func New(o Options) *Server {
 	if o.StallTimeout == 0 {
 		o.StallTimeout = stallTimeout
 	}
+	if o.Distributions == nil {
+		o.Distributions = map[string]Catalogue{imagebuilder.DefaultDistro: o.Catalogue}
+	}
 	if o.BodyStall == 0 {
 		o.BodyStall = bodyStall
 	}
@@ -124,6 +131,7 @@ func (s *Server) routes() http.Handler {
 	}
 
 	r.HandlerFunc(http.MethodPost, "/api/v1/build", s.postBuild)
+	r.HandlerFunc(http.MethodPost, "/api/v1/upgrade-check", s.upgradeCheck)
 	getParams("/api/v1/build/:hash", s.getBuild)
 	r.GET("/api/v1/build/:hash/events", s.events)
 	getParams("/api/v1/build/:hash/log", s.buildLog)

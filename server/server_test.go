@@ -128,7 +128,7 @@ func (c *stubCatalogue) Resolve(_ context.Context, r imagebuilder.Request) (imag
 }
 
 // Replace knows one renamed package.
-func (c *stubCatalogue) Replace(r imagebuilder.Request, _ imagebuilder.Generation) imagebuilder.Request {
+func (c *stubCatalogue) Replace(_ context.Context, r imagebuilder.Request, _ imagebuilder.Generation) (imagebuilder.Request, error) {
 	for i, name := range r.Packages {
 		if name == "auc" {
 			r.Packages = slices.Clone(r.Packages)
@@ -136,7 +136,27 @@ func (c *stubCatalogue) Replace(r imagebuilder.Request, _ imagebuilder.Generatio
 			r.Changes = &imagebuilder.Changes{Replacements: map[string][]string{"auc": {"owut"}}, Added: []string{"fitblk"}}
 		}
 	}
-	return r
+	return r, nil
+}
+
+// Impossible knows one package that is in no feed.
+func (c *stubCatalogue) Impossible(_ context.Context, r imagebuilder.Request, _ imagebuilder.Generation) *imagebuilder.Error {
+	if !slices.Contains(r.Packages, "nowhere") {
+		return nil
+	}
+	e := imagebuilder.Errorf(imagebuilder.CodePackageMissing, "Error: Impossible package selection: missing (nowhere).")
+	e.Unknown = []string{"nowhere"}
+	e.Problems = []imagebuilder.Problem{{Kind: imagebuilder.ProblemMissing, Package: "nowhere", Detail: "nowhere is in no feed of 24.10.4."}}
+	e.Repairs = []imagebuilder.Repair{{Detail: "Leave nowhere out.", Remove: []string{"nowhere"}, Packages: []string{}}}
+	return e
+}
+
+// Upgrade knows one newer release.
+func (c *stubCatalogue) Upgrade(_ context.Context, q UpgradeQuestion) (*Upgrade, error) {
+	if c.err() != nil || q.Version == "24.10.4" {
+		return nil, c.err()
+	}
+	return &Upgrade{Status: 200, Version: "24.10.4", InstalledVersion: q.Version, Target: q.Target}, nil
 }
 
 func (c *stubCatalogue) Tables() any { return "tables" }

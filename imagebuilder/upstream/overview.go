@@ -123,7 +123,7 @@ func (u *Upstream) branches(listed []string) map[string]BranchConfig {
 // second result is false if something could not be found out.
 func (u *Upstream) compose(list *versionList, targets func(version, path string) (targetList, error)) (*Overview, bool) {
 	table := u.branches(list.all)
-	names := slices.SortedFunc(maps.Keys(table), func(a, b string) int { return compareVersions(b, a) })
+	names := slices.SortedFunc(maps.Keys(table), func(a, b string) int { return CompareVersions(b, a) })
 	branches := make([]*Branch, len(names))
 	whole := make([]bool, len(names))
 	var wg sync.WaitGroup

@@ -237,11 +237,11 @@ func TestCompareVersionsIsAnOrder(t *testing.T) {
 	version := rapid.StringMatching(`[0-9]{1,2}(\.[0-9]{1,2}){0,2}(-rc[0-9]{1,2}|-SNAPSHOT|-[a-z]+)?|SNAPSHOT|[a-z]{1,3}(\.[0-9])?`)
 	rapid.Check(t, func(t *rapid.T) {
 		a, b, c := version.Draw(t, "a"), version.Draw(t, "b"), version.Draw(t, "c")
-		if compareVersions(a, b) != -compareVersions(b, a) || (compareVersions(a, b) == 0) != (a == b) {
-			t.Fatalf("compare(%q, %q) is %d, the other way %d", a, b, compareVersions(a, b), compareVersions(b, a))
+		if CompareVersions(a, b) != -CompareVersions(b, a) || (CompareVersions(a, b) == 0) != (a == b) {
+			t.Fatalf("compare(%q, %q) is %d, the other way %d", a, b, CompareVersions(a, b), CompareVersions(b, a))
 		}
-		if compareVersions(a, b) < 0 && compareVersions(b, c) < 0 && compareVersions(a, c) >= 0 {
-			t.Fatalf("%q < %q < %q, but compare(a, c) is %d", a, b, c, compareVersions(a, c))
+		if CompareVersions(a, b) < 0 && CompareVersions(b, c) < 0 && CompareVersions(a, c) >= 0 {
+			t.Fatalf("%q < %q < %q, but compare(a, c) is %d", a, b, c, CompareVersions(a, c))
 		}
 	})
 }

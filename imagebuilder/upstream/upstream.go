@@ -114,6 +114,9 @@ func (u *Upstream) adoptKept(key string, adopt func(*record)) {
 	}
 }
 
+// URL is upstream's address without a final slash.
+func (u *Upstream) URL() string { return u.o.URL }
+
 // Run renews what is known in the background until ctx ends. It returns nil.
 func (u *Upstream) Run(ctx context.Context) error {
 	u.mu.Lock()

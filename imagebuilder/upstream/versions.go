@@ -133,10 +133,10 @@ func branchOf(version string) string {
 	return version
 }
 
-// compareVersions orders versions oldest first: numbers as numbers, a release
+// CompareVersions orders versions oldest first: numbers as numbers, a release
 // candidate before its release, a branch's snapshot before its releases (it is
 // what nobody upgrades to by itself), and SNAPSHOT after everything.
-func compareVersions(a, b string) int {
+func CompareVersions(a, b string) int {
 	if a == b {
 		return 0
 	}
@@ -193,5 +193,5 @@ func btoi(b bool) int {
 }
 
 func newestFirst(versions []string) {
-	slices.SortFunc(versions, func(a, b string) int { return compareVersions(b, a) })
+	slices.SortFunc(versions, func(a, b string) int { return CompareVersions(b, a) })
 }
