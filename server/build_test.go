@@ -59,21 +59,54 @@ func TestBuildFromPostToVerifiedFile(t *testing.T) {
 	}
 }
 
-// What was renamed is told, and both names lead to one image.
+// The same build reached by an old and by the new name: each requester is told
+// what was done to its own packages.
 func TestReplacementsAreTold(t *testing.T) {
 	ts := start(t, nil)
 	old, current := ts.post(plainBody("auc")), ts.post(plainBody("owut"))
 	if old.hash() != current.hash() {
-		t.Errorf("%s and %s", old.hash(), current.hash())
+		t.Errorf("the old name and the new one are two builds: %s, %s", old.raw, current.raw)
 	}
 	done := ts.await(old.hash())
-	for _, a := range []answer{old, done} {
+	again := ts.post(plainBody("auc"))
+	for _, a := range []answer{old, done, again} {
 		if got := fmt.Sprint(a.json["replacements"], a.json["added"]); got != "map[auc:[owut]] [fitblk]" {
-			t.Errorf("told: %s in %s", got, a.raw)
+			t.Errorf("got %s in %s", got, a.raw)
 		}
 	}
 	if done.json["request"].(map[string]any)["changes"] != nil {
 		t.Errorf("told twice: %s", done.raw)
+	}
+	for _, a := range []answer{current, ts.post(plainBody("owut"))} {
+		if a.json["replacements"] != nil {
+			t.Errorf("told of a replacement that was not made: %s", a.raw)
+		}
+	}
+}
+
+func TestImpossibleIsAnsweredAtOnceAsAFailedBuild(t *testing.T) {
+	ts := start(t, nil)
+	refused := ts.post(plainBody("nowhere", "luci"))
+	if refused.status != 500 || refused.json["status"] != 500.0 || !imagebuilder.ValidHash(refused.hash()) {
+		t.Fatalf("got %d %s", refused.status, refused.raw)
+	}
+	if refused.header.Get("X-Unknown-Package") != "nowhere" || refused.header.Get("X-Imagebuilder-Status") != "failed" {
+		t.Errorf("headers %v", refused.header)
+	}
+	for key, want := range map[string]string{
+		"code": "package_missing", "unknown_packages": "[nowhere]",
+		"problems": "[map[detail:nowhere is in no feed of 24.10.4. kind:missing package:nowhere]]",
+		"repairs":  "[map[detail:Leave nowhere out. packages:[] remove:[nowhere]]]",
+	} {
+		if got := fmt.Sprint(refused.json[key]); got != want {
+			t.Errorf("%s is %s, want %s", key, got, want)
+		}
+	}
+	if again := ts.get("/api/v1/build/" + refused.hash()); again.status != 500 || string(again.raw) != string(refused.raw) {
+		t.Errorf("it is not remembered: %d %s", again.status, again.raw)
+	}
+	if waiting, building := ts.queue.Length(); waiting+building != 0 || ts.builder.builds.Load() != 0 {
+		t.Errorf("it was queued")
 	}
 }
 
