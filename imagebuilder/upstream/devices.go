@@ -257,7 +257,7 @@ func (o *Overview) offers() []string {
 		if sa, sb := o.isSnapshot(a), o.isSnapshot(b); sa != sb {
 			return btoi(sa) - btoi(sb)
 		}
-		return compareVersions(b, a)
+		return CompareVersions(b, a)
 	})
 	return versions
 }
@@ -402,11 +402,15 @@ func (x *deviceIndex) lookAtTargets(o *Overview) bool {
 		d.mu.Lock()
 		value, rec := d.value, d.rec
 		d.mu.Unlock()
-		if rec == nil {
-			continue
-		}
 		f := rec.file(k.Path + "/targets/" + k.Target + "/profiles.json")
-		if f == nil || x.held[key].sum == f.SHA256 {
+		var sum string
+		switch {
+		case f != nil:
+			sum = f.SHA256
+		case value != nil: // not on disk yet
+			sum = value.digest
+		}
+		if sum == x.held[key].sum {
 			continue
 		}
 		var profiles *ProfilesJSON
@@ -421,23 +425,23 @@ func (x *deviceIndex) lookAtTargets(o *Overview) bool {
 				continue
 			}
 		}
-		x.held[key] = heldDevices{sum: f.SHA256, version: k.Version, target: k.Target, devices: devicesOf(k.Target, profiles)}
+		x.held[key] = heldDevices{sum: sum, version: k.Version, target: k.Target, devices: devicesOf(k.Target, profiles)}
 		changed = true
 	}
-	for key, h := range x.held {
+	for key := range x.held {
 		if d := cores[key]; d == nil || !d.keeps() {
 			delete(x.held, key)
-			changed = changed || h.sum != ""
+			changed = true
 		}
 	}
 	return changed
 }
 
-// keeps tells whether anything of the document is on disk.
+// keeps tells whether anything of the document is in memory or on disk.
 func (d *document[T]) keeps() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.rec != nil
+	return d.rec != nil || d.value != nil
 }
 
 // merge makes the table: newest releases first, so that a device is called as
