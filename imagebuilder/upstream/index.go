@@ -118,6 +118,9 @@ func (u *Upstream) adopt(key string) {
 			u.archDocumentLocked(k.Version, k.Path, k.Arch)
 		}
 	}
+	if path, ok := strings.CutPrefix(key, devicesKey); ok && validPath(path) {
+		u.devices.documentLocked(path)
+	}
 }
 
 // buildTargetIndex reads the target's own packages and those of its kernel.

@@ -54,6 +54,7 @@ type Upstream struct {
 	lists    map[string]*document[targetList]
 	cores    map[string]*document[core]
 	archs    map[string]*document[archIndex]
+	devices  *deviceIndex
 	recent   *lru.Cache[string, droppable]
 	locals   localSums
 
@@ -100,6 +101,7 @@ func open(o Options, d disk) (*Upstream, error) {
 		return nil, fmt.Errorf("upstream: %w", err)
 	}
 	u.ctx, u.cancel = context.WithCancel(context.Background())
+	u.devices = newDeviceIndex(u)
 	u.versions = &document[versionList]{u: u, key: "versions", interval: o.Refresh, build: u.buildVersions}
 	u.adoptKept(u.versions.key, u.versions.adopt)
 	u.overview = &document[Overview]{u: u, key: "overview", interval: min(o.Refresh, o.SnapshotRefresh), build: u.buildOverview}
@@ -190,6 +192,9 @@ func (u *Upstream) tidy(now time.Time) {
 		all = append(all, kept{keeper: d})
 	}
 	for _, d := range u.archs {
+		all = append(all, kept{keeper: d})
+	}
+	for _, d := range u.devices.files {
 		all = append(all, kept{keeper: d})
 	}
 	u.mu.Unlock()
