@@ -194,30 +194,25 @@ func isCandidate(version string) bool { return strings.Contains(version, "-rc") 
 
 // place is where a device is in a release.
 type place struct {
-	target  *upstream.Target
-	profile *upstream.Profile // nil where the question names no device
+	target *upstream.Target
+	upstream.Location
 }
 
-// place finds the question's device in a release. The errors are those of
-// upstream's Target and Resolve.
+// place finds the question's device in a release, whatever its target is
+// called there. The errors are those of upstream's Locate and Target.
 func (c *catalogue) place(ctx context.Context, version string, q server.UpgradeQuestion) (place, error) {
-	t, err := c.upstream.Target(ctx, version, q.Target)
+	at, err := c.upstream.Locate(ctx, version, q.Target, q.Devices...)
 	if err != nil {
 		return place{}, err
 	}
-	p := place{target: t}
-	var first error
-	for _, name := range q.Devices {
-		_, profile, err := t.Profile(name)
-		if err == nil {
-			p.profile = profile
-			return p, nil
-		}
-		if first == nil {
-			first = err
-		}
+	if len(q.Devices) == 0 && at.Moved && platform(at.Target) == platform(q.Target) {
+		at.Target = q.Target // a subtarget that there is not: without a device this is a guess
 	}
-	return p, first
+	t, err := c.upstream.Target(ctx, version, at.Target)
+	if err != nil {
+		return place{}, err
+	}
+	return place{t, *at}, nil
 }
 
 // didYouMeanPlace adds to an error about a target or a device the names that
@@ -236,6 +231,11 @@ func (c *catalogue) didYouMeanPlace(o *upstream.Overview, q server.UpgradeQuesti
 		}
 	}
 	return withNearest(e, q.Target, targets)
+}
+
+func platform(target string) string {
+	name, _, _ := strings.Cut(target, "/")
+	return name
 }
 
 // upgradeTo tells what an upgrade to a release means; nil is that there is
@@ -258,10 +258,8 @@ func (c *catalogue) upgradeTo(ctx context.Context, q server.UpgradeQuestion, to 
 	}
 	req := replacements.Request{
 		Distro: c.tableDistro, From: q.Version, FromRevision: q.Revision, To: to.version, ToRevision: revision,
-		Target: at.target.Name, Packages: q.Names(), Installed: q.Installed.Names(), Choices: q.Choices, Exists: index.exists(),
-	}
-	if at.profile != nil {
-		req.Profile = at.profile.ID
+		Target: at.Target, Profile: at.Profile,
+		Packages: q.Names(), Installed: q.Installed.Names(), Choices: q.Choices, Exists: index.exists(),
 	}
 	result, err := c.tables.Set().Apply(req)
 	if err != nil {
@@ -269,7 +267,7 @@ func (c *catalogue) upgradeTo(ctx context.Context, q server.UpgradeQuestion, to 
 	}
 	u := &server.Upgrade{
 		Status: 200, Version: to.version, VersionCode: revision, Reason: to.reason, ReasonDetail: to.why,
-		InstalledVersion: q.Version, Distro: c.name, Target: at.target.Name,
+		InstalledVersion: q.Version, Distro: c.name, Target: at.Target, Profile: at.Profile, Titles: at.Titles, Notes: notes(q, at),
 		Packages: map[string]string{}, Upgrades: map[string][2]string{}, Replacements: result.Replaced(),
 		Dropped: map[string]string{}, Added: map[string]string{}, Choices: choicesOf(result),
 		Missing: map[string][]string{}, Problems: []imagebuilder.Problem{}, Repairs: []imagebuilder.Repair{},
@@ -278,10 +276,9 @@ func (c *catalogue) upgradeTo(ctx context.Context, q server.UpgradeQuestion, to 
 	if to.reason == server.ReasonPackages && len(u.Upgrades) == 0 {
 		return nil, nil
 	}
-	if at.profile != nil {
-		u.Profile, u.Titles = at.profile.ID, at.profile.Titles
+	if at.Profile != "" {
 		request := imagebuilder.Request{
-			Distro: c.name, Version: to.version, VersionCode: revision, Target: at.target.Name, Profile: at.profile.ID,
+			Distro: c.name, Version: to.version, VersionCode: revision, Target: at.Target, Profile: at.Profile,
 			Packages: selection, DiffPackages: q.DiffPackages, Filesystem: q.Filesystem, Client: q.Client,
 		}.Normalize()
 		u.Request = &request
@@ -291,6 +288,15 @@ func (c *catalogue) upgradeTo(ctx context.Context, q server.UpgradeQuestion, to 
 	}
 	u.Detail = headline(u)
 	return u, nil
+}
+
+// notes are what the user should read before upgrading.
+func notes(q server.UpgradeQuestion, at place) []string {
+	if !at.Moved {
+		return nil
+	}
+	return []string{fmt.Sprintf("The device has moved from the target %s to %s. Its old configuration may not fit: "+
+		"read the release's notes on it, and upgrade without keeping settings (sysupgrade -n) unless they say otherwise.", q.Target, at.Target)}
 }
 
 // describe fills in what becomes of the packages and returns the selection.

@@ -72,6 +72,7 @@ func TestUpgradeCheckOfTheSample(t *testing.T) {
 		{"newer snapshot", `{"version":"SNAPSHOT","revision":"r30000-aaaaaaa","target":"x86/64","model":"QEMU Standard PC","packages":["opkg"]}`, 200},
 		{"same snapshot", `{"version":"SNAPSHOT","revision":"r34567-0a1b2c3d4e","target":"x86/64","model":"QEMU","packages":["luci"]}`, 204},
 		{"snapshot that is ahead", `{"version":"SNAPSHOT","revision":"r90000-0a1b2c3d4e","target":"x86/64","model":"QEMU","packages":{"luci":"1"}}`, 204},
+		{"target that was renamed", `{"distro":"LEDE","version":"17.01.7","target":"ar71xx/generic","model":"TP-Link Archer C7 v5","board_name":"archer-c7-v5","packages":["luci","luci-ssl"]}`, 200},
 		{"without a device", `{"version":"24.10.3","target":"ath79/generic","packages":["luci"]}`, 200},
 		{"unknown distribution", `{"distro":"openwtr","version":"24.10.3",` + device + `}`, 400},
 		{"unknown release", `{"version":"42.10.3",` + device + `}`, 400},
