@@ -11,8 +11,12 @@ type Package struct {
 	Depends       []Relation //
 	Provides      []Relation //
 	Conflicts     []Relation //
+	Replaces      []Relation //
+	Alternatives  string     // as written: "300:/usr/sbin/arptables:/usr/sbin/xtables-nft-multi, …"
 	Section       string     //
 	Essential     bool       //
+	Held          bool       // "Status: … hold …": opkg prefers it among those that provide the same
+	Unclear       bool       // has something that is not read: Recommends, Suggests, "name *"
 	Filename      string     // relative to the feed
 	Size          int64      // of the file, in bytes
 	InstalledSize int64      // in bytes
@@ -34,9 +38,10 @@ type Relation struct {
 	Name    string
 	Op      string // "", "=", ">=", "<=", ">>", "<<", ">" or "<"
 	Version string // "" without Op
+	Or      bool   // an alternative to the relation before it: the b of "a | b"
 }
 
-// String writes a relation as a Packages file has it.
+// String writes a relation as a Packages file has it, without its "| ".
 func (r Relation) String() string {
 	if r.Op == "" {
 		return r.Name
@@ -53,9 +58,15 @@ type Index struct {
 	// ABIFree tells that the packages are called by their base names already
 	// (index.json from version 2).
 	ABIFree bool
+	// NamesOnly tells that nothing but names and versions is known
+	// (index.json), so that nothing can be said of what depends on what.
+	NamesOnly bool
 	// Skipped counts entries that made no sense, such as those without a
 	// name, which real feeds hold.
 	Skipped int
+	// odd are the names of skipped entries that have one: nobody may say of
+	// them that they are in no feed.
+	odd []string
 }
 
 // Versions returns the version of every package by its base name. Of packages
@@ -69,35 +80,66 @@ func (x *Index) Versions() map[string]string {
 	return versions
 }
 
-// ParseRelations reads a list as in "libc, kmod-foo (>= 1.0)". What is no
-// relation is dropped; of alternatives ("a | b"), which OpenWrt does not use,
-// the first counts.
+// ParseRelations reads a list as in "libc, kmod-foo (>= 1.0), a | b". What is
+// no relation is dropped.
 func ParseRelations(s string) []Relation {
 	if strings.TrimSpace(s) == "" {
 		return nil
 	}
-	relations := make([]Relation, 0, strings.Count(s, ",")+1)
+	return appendRelations(make([]Relation, 0, strings.Count(s, ",")+1), s)
+}
+
+// appendRelations appends the relations of s to list.
+func appendRelations(list []Relation, s string) []Relation {
 	for part := range strings.SplitSeq(s, ",") {
-		part, _, _ = strings.Cut(part, "|")
-		name, rest, bound := strings.Cut(part, "(")
-		r := Relation{Name: strings.TrimSpace(name)}
-		if r.Name == "" || strings.ContainsAny(r.Name, " \t)") {
+		or := false
+		for option := range strings.SplitSeq(part, "|") {
+			if r, ok := parseRelation(option); ok {
+				r.Or = or
+				or = true
+				list = append(list, r)
+			}
+		}
+	}
+	return list
+}
+
+// parseRelation reads "name" or "name (>= version)".
+func parseRelation(s string) (Relation, bool) {
+	name, rest, bound := strings.Cut(s, "(")
+	r := Relation{Name: strings.TrimSpace(name)}
+	if r.Name == "" || strings.ContainsAny(r.Name, " \t)") {
+		return Relation{}, false
+	}
+	if bound {
+		rest, _, _ = strings.Cut(rest, ")")
+		rest = strings.TrimSpace(rest)
+		n := 0
+		for n < len(rest) && strings.IndexByte("<>=", rest[n]) >= 0 {
+			n++
+		}
+		version := strings.TrimSpace(rest[n:])
+		if n == 0 || n > 2 || version == "" || strings.ContainsAny(version, " \t(") {
+			return Relation{}, false
+		}
+		r.Op, r.Version = rest[:n], version
+	}
+	return r, true
+}
+
+// appendProvided appends the names of a Provides list. opkg parts them at
+// spaces as well as commas ("foo bar" are two) and knows no versions in it.
+func appendProvided(list []Relation, s string) []Relation {
+	for part := range strings.SplitSeq(s, ",") {
+		if r, ok := parseRelation(part); ok {
+			list = append(list, r)
 			continue
 		}
-		if bound {
-			rest, _, _ = strings.Cut(rest, ")")
-			rest = strings.TrimSpace(rest)
-			n := 0
-			for n < len(rest) && strings.IndexByte("<>=", rest[n]) >= 0 {
-				n++
+		for name := range strings.FieldsSeq(part) {
+			if !strings.ContainsAny(name, "()|") {
+				list = append(list, Relation{Name: name})
 			}
-			version := strings.TrimSpace(rest[n:])
-			if n == 0 || n > 2 || version == "" || strings.ContainsAny(version, " \t(") {
-				continue
-			}
-			r.Op, r.Version = rest[:n], version
 		}
-		relations = append(relations, r)
 	}
-	return relations
+	return list
 }
