@@ -282,6 +282,7 @@ var stageTexts = map[string]string{
 	string(imagebuilder.StageDownload): "the server downloads the ImageBuilder",
 	string(imagebuilder.StageUnpack):   "the server unpacks the ImageBuilder",
 	string(imagebuilder.StageRevision): "checking the revision",
+	string(imagebuilder.StagePackages): "fetching packages",
 	string(imagebuilder.StageManifest): "resolving packages",
 	"calculate_packages_hash":          "resolving packages",
 	string(imagebuilder.StageImage):    "building the image",

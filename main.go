@@ -53,6 +53,7 @@ type commandLine struct {
 	Stop         stopCmd         `cmd:"" group:"service" help:"Stop the service."`
 	Status       statusCmd       `cmd:"" group:"service" help:"Tell whether the service runs."`
 	Build        buildCmd        `cmd:"" group:"client" help:"Ask a server for an image and download it."`
+	Solve        solveCmd        `cmd:"" group:"client" help:"Ask a server what an image would hold, without having it built."`
 	Version      versionCmd      `cmd:"" group:"client" help:"Print the version of this program."`
 }
 

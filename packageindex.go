@@ -11,16 +11,16 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"attendant/imagebuilder"
+	"attendant/imagebuilder/feeds"
 	"attendant/imagebuilder/upstream"
 )
 
-// packageIndex is the packages that an image of one target can hold, by their
-// names without ABI suffix.
+// packageIndex is the packages that an image of one target can hold.
 type packageIndex struct {
-	versions map[string]string
-	// whole tells that a name which the index lacks is in no feed: it knows
-	// what packages provide besides themselves.
-	whole bool
+	versions map[string]string // by names without ABI suffix; not to be changed
+	// universe is nil where upstream has names and versions only. Then a name
+	// that the index lacks may still be one that a package provides.
+	universe *feeds.Universe
 }
 
 // indexes keeps the indexes used last.
@@ -38,10 +38,13 @@ func newIndexes() *indexes {
 
 // packages returns the packages for a target. Its error is that of upstream.
 func (c *catalogue) packages(ctx context.Context, t *upstream.Target) (*packageIndex, error) {
+	if u := t.Universe(); u != nil {
+		return &packageIndex{u.Versions(), u}, nil
+	}
 	if x, ok := c.indexes.byGeneration.Get(t.Generation.Digest); ok {
 		return x, nil
 	}
-	feeds, err := c.upstream.ArchIndex(ctx, t.Path, t.Arch)
+	arch, err := c.upstream.ArchIndex(ctx, t.Path, t.Arch)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +56,7 @@ func (c *catalogue) packages(ctx context.Context, t *upstream.Target) (*packageI
 	var target struct {
 		Packages map[string]string `json:"packages"`
 	}
-	if err := json.Unmarshal(feeds, &x.versions); err != nil {
+	if err := json.Unmarshal(arch, &x.versions); err != nil {
 		return nil, fmt.Errorf("read the index of %s: %w", t.Arch, err)
 	}
 	if err := json.Unmarshal(own, &target); err != nil {
@@ -66,8 +69,19 @@ func (c *catalogue) packages(ctx context.Context, t *upstream.Target) (*packageI
 	return x, nil
 }
 
-// find returns a package's name without ABI suffix and its version.
+// find returns a package's name without ABI suffix and its version. A name
+// that a package provides has the version of that package.
 func (x *packageIndex) find(name string) (base, version string, ok bool) {
+	if x.universe != nil {
+		found := x.universe.Find(name)
+		if len(found) == 0 {
+			return "", "", false
+		}
+		if p := found[0]; p.Name == name {
+			return p.BaseName(), p.Version, true
+		}
+		return name, found[0].Version, true
+	}
 	if v, ok := x.versions[name]; ok {
 		return name, v, true
 	}
@@ -88,18 +102,27 @@ func (x *packageIndex) has(name string) bool {
 
 // exists tells replacements what is in the index, where that is certain.
 func (x *packageIndex) exists() func(string) bool {
-	if !x.whole {
+	if x.universe == nil {
 		return nil
 	}
 	return x.has
 }
 
-// differs tells whether an offered version is another than the installed one.
-func differs(installed, offered string) bool { return installed != offered }
+// newer tells whether an offered version is newer than the installed one, as
+// far as that can be told.
+func (x *packageIndex) newer(offered, installed string) bool {
+	if x.universe == nil {
+		return offered != installed
+	}
+	return x.universe.CompareVersions(offered, installed) > 0
+}
 
 // nearest returns up to n names of packages that look like name, the likeliest
 // first.
 func (x *packageIndex) nearest(name string, n int) []string {
+	if x.universe != nil {
+		return x.universe.Nearest(name, n)
+	}
 	known := make([]string, 0, len(x.versions))
 	for k := range x.versions {
 		known = append(known, k)

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"attendant/imagebuilder"
+	"attendant/imagebuilder/feeds"
 	"attendant/imagebuilder/upstream"
 	"attendant/replacements"
 	"attendant/server"
@@ -273,17 +274,18 @@ func (c *catalogue) upgradeTo(ctx context.Context, q server.UpgradeQuestion, to 
 		Missing: map[string][]string{}, Problems: []imagebuilder.Problem{}, Repairs: []imagebuilder.Repair{},
 	}
 	selection := c.describe(u, q, index, result)
-	if to.reason == server.ReasonPackages && len(u.Upgrades) == 0 {
-		return nil, nil
-	}
 	if at.Profile != "" {
 		request := imagebuilder.Request{
 			Distro: c.name, Version: to.version, VersionCode: revision, Target: at.Target, Profile: at.Profile,
 			Packages: selection, DiffPackages: q.DiffPackages, Filesystem: q.Filesystem, Client: q.Client,
 		}.Normalize()
 		u.Request = &request
-		if e := c.Impossible(ctx, request, at.target.Generation); e != nil {
-			u.Problems, u.Repairs = append(u.Problems, e.Problems...), append(u.Repairs, e.Repairs...)
+		c.foresee(u, index.universe, at.target)
+	}
+	if to.reason == server.ReasonPackages {
+		maps.DeleteFunc(u.Upgrades, func(_ string, v [2]string) bool { return !index.newer(v[1], v[0]) })
+		if len(u.Upgrades) == 0 {
+			return nil, nil
 		}
 	}
 	u.Detail = headline(u)
@@ -318,12 +320,11 @@ func (c *catalogue) describe(u *server.Upgrade, q server.UpgradeQuestion, index 
 		base, version, ok := index.find(name)
 		if !ok {
 			selection = append(selection, name)
-			if index.whole {
+			if index.universe != nil {
 				u.Missing[name] = []string{}
 				if len(u.Missing) <= nearestFor {
 					u.Missing[name] = index.nearest(name, nearestShown)
 				}
-				u.Problems = append(u.Problems, missingProblem(name, u.Missing[name], u.Version))
 			}
 			continue
 		}
@@ -335,7 +336,7 @@ func (c *catalogue) describe(u *server.Upgrade, q server.UpgradeQuestion, index 
 	}
 	for name, was := range old {
 		base, version, ok := index.find(name)
-		if ok && differs(was, version) {
+		if ok && version != was {
 			u.Upgrades[base] = [2]string{was, version}
 		}
 	}
@@ -366,10 +367,20 @@ func whyOf(o replacements.Outcome) string {
 // nearestFor is for how many unknown packages similar names are looked for.
 const nearestFor = 20
 
-func missingProblem(name string, nearest []string, version string) imagebuilder.Problem {
-	return imagebuilder.Problem{
-		Kind: imagebuilder.ProblemMissing, Package: name, Nearest: nearest,
-		Detail: fmt.Sprintf("%s is in no feed of %s.%s", name, version, didYouMean(nearest)),
+// foresee tells what keeps the upgrade's request from being built, and leaves
+// out of the new versions what will not be in the image.
+func (c *catalogue) foresee(u *server.Upgrade, universe *feeds.Universe, t *upstream.Target) {
+	if universe == nil {
+		return
+	}
+	w := wish(*u.Request, t)
+	s := universe.Solve(w)
+	if len(s.Problems) > 0 {
+		u.Problems, u.Repairs = s.Problems[:min(len(s.Problems), maxProblems)], nonNil(c.repairs(universe, w, s, *u.Request))
+	}
+	if s.Certain && len(s.Problems) == 0 {
+		manifest := s.Manifest()
+		maps.DeleteFunc(u.Upgrades, func(name string, _ [2]string) bool { return manifest[name] == "" })
 	}
 }
 
@@ -408,6 +419,12 @@ func headline(u *server.Upgrade) string {
 	count(len(u.Replacements), "One is replaced by another.", "%d are replaced by others.")
 	count(len(u.Dropped), "One no longer exists.", "%d no longer exist.")
 	count(len(u.Missing), "One is in no feed: the image cannot be built with it.", "%d are in no feed: the image cannot be built with them.")
+	for _, p := range u.Problems {
+		if p.Kind != imagebuilder.ProblemMissing {
+			b.WriteString(" It cannot be built as it stands: " + p.Detail)
+			break
+		}
+	}
 	open := 0
 	for _, c := range u.Choices {
 		if c.Chosen == "" {

@@ -24,6 +24,7 @@ const (
 	StageDownload Stage = "download_imagebuilder"
 	StageUnpack   Stage = "unpack_imagebuilder"
 	StageRevision Stage = "validate_revision"
+	StagePackages Stage = "download_packages"
 	StageManifest Stage = "validate_manifest"
 	StageImage    Stage = "building_image"
 	StageCommit   Stage = "storing_image" // sums computed, files synced and put in place

@@ -4,7 +4,8 @@ package imagebuilder
 // is not what was asked for.
 type Problem struct {
 	Kind    ProblemKind `json:"kind"`
-	Package string      `json:"package"` // the one that is at fault
+	Package string      `json:"package"`         // the one that is at fault
+	Other   string      `json:"other,omitempty"` // of a conflict: the one that it excludes
 	// Chain leads from what was asked for to Package: each needs the next.
 	Chain  []string `json:"chain,omitempty"`
 	Detail string   `json:"detail"` // a sentence: what is wrong

@@ -274,6 +274,30 @@ func ValidRepositoryURL(s string) bool {
 	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" && u.User == nil
 }
 
+// CommandPackages is the list for the ImageBuilder's PACKAGES=. With diff it is
+// the whole list that the image shall have, so that defaults of the target and
+// the device which it does not name are removed first, sorted, as asu does
+// (openwrt/asu asu/util.py, diff_packages). A "-name" of the device whose name
+// is asked for stays out: in PACKAGES it would win.
+func CommandPackages(requested []string, diff bool, defaults, device []string) []string {
+	if !diff {
+		return requested
+	}
+	asked := make(map[string]bool, len(requested))
+	for _, name := range requested {
+		asked[name] = true
+	}
+	var removed []string
+	for _, name := range slices.Concat(defaults, device) {
+		plain := strings.TrimPrefix(name, "-")
+		if !asked[name] && !asked[plain] && !asked["-"+plain] && plain != "" {
+			removed = append(removed, "-"+plain)
+		}
+	}
+	slices.Sort(removed)
+	return slices.Concat(slices.Compact(removed), requested)
+}
+
 // hashVersion changes when the canonical form does, so that no old hash can
 // name a new request.
 const hashVersion = "attendant request 1"

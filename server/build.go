@@ -231,7 +231,7 @@ func wireStage(s imagebuilder.Stage) string {
 	switch s {
 	case imagebuilder.StageDownload, imagebuilder.StageUnpack:
 		return string(s)
-	case imagebuilder.StageRevision, imagebuilder.StageManifest:
+	case imagebuilder.StageRevision, imagebuilder.StagePackages, imagebuilder.StageManifest:
 		return "calculate_packages_hash"
 	case imagebuilder.StageImage, imagebuilder.StageCommit:
 		return "building_image"

@@ -28,6 +28,7 @@ type Catalogue interface {
 	Impossible(ctx context.Context, r imagebuilder.Request, g imagebuilder.Generation) *imagebuilder.Error
 	// Upgrade answers an upgrade check; nil is nothing newer.
 	Upgrade(ctx context.Context, q UpgradeQuestion) (*Upgrade, error)
+	Packages
 	// Tables stands for the replacement tables in force; comparable.
 	Tables() any
 	// Revision returns a target's version_code.

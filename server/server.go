@@ -132,6 +132,9 @@ func (s *Server) routes() http.Handler {
 
 	r.HandlerFunc(http.MethodPost, "/api/v1/build", s.postBuild)
 	r.HandlerFunc(http.MethodPost, "/api/v1/upgrade-check", s.upgradeCheck)
+	r.HandlerFunc(http.MethodPost, "/api/v1/solve", s.solve)
+	get("/api/v1/packages", s.packages)
+	getParams("/api/v1/packages/:name", s.packageDetails)
 	getParams("/api/v1/build/:hash", s.getBuild)
 	r.GET("/api/v1/build/:hash/events", s.events)
 	getParams("/api/v1/build/:hash/log", s.buildLog)

@@ -151,6 +151,24 @@ func (c *stubCatalogue) Impossible(_ context.Context, r imagebuilder.Request, _ 
 	return e
 }
 
+func (c *stubCatalogue) Solve(_ context.Context, r imagebuilder.Request, _ imagebuilder.Generation) (*Solved, error) {
+	return &Solved{Status: 200, Possible: true, Certain: true, Version: r.Version, Manifest: imagebuilder.Manifest{"luci": "1"},
+		Doubts: []string{}, Packages: []SolvedPackage{}, Problems: []imagebuilder.Problem{}, Repairs: []imagebuilder.Repair{}}, c.err()
+}
+
+func (c *stubCatalogue) Search(_ context.Context, _, _, query string, offset, limit int) (*PackagePage, error) {
+	return &PackagePage{Total: 1, Offset: offset, Packages: []PackageInfo{{Name: "luci", Version: "1", Description: query + strings.Repeat("!", limit)}}}, c.err()
+}
+
+func (c *stubCatalogue) Package(_ context.Context, _, _, name string) (*PackageDetails, error) {
+	if name != "luci" {
+		e := imagebuilder.Errorf(imagebuilder.CodeNotFound, "%s is in no feed.", name)
+		e.Nearest = []string{"luci"}
+		return nil, e
+	}
+	return &PackageDetails{PackageInfo: PackageInfo{Name: "luci", Version: "1"}, Depends: []string{"uhttpd"}}, c.err()
+}
+
 // Upgrade knows one newer release.
 func (c *stubCatalogue) Upgrade(_ context.Context, q UpgradeQuestion) (*Upgrade, error) {
 	if c.err() != nil || q.Version == "24.10.4" {

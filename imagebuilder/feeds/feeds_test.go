@@ -99,9 +99,9 @@ func TestRelations(t *testing.T) {
 	}{
 		{"", nil},
 		{"libc, kmod-foo", []feeds.Relation{{Name: "libc"}, {Name: "kmod-foo"}}},
-		{"kernel (= 6.6.68~1b9b-r1), libc", []feeds.Relation{{"kernel", "=", "6.6.68~1b9b-r1"}, {Name: "libc"}}},
-		{"a (>=1.0),b(<< 2)", []feeds.Relation{{"a", ">=", "1.0"}, {"b", "<<", "2"}}},
-		{"a | b, c", []feeds.Relation{{Name: "a"}, {Name: "c"}}},
+		{"kernel (= 6.6.68~1b9b-r1), libc", []feeds.Relation{{Name: "kernel", Op: "=", Version: "6.6.68~1b9b-r1"}, {Name: "libc"}}},
+		{"a (>=1.0),b(<< 2)", []feeds.Relation{{Name: "a", Op: ">=", Version: "1.0"}, {Name: "b", Op: "<<", Version: "2"}}},
+		{"a | b, c", []feeds.Relation{{Name: "a"}, {Name: "b", Or: true}, {Name: "c"}}},
 		{"a (nonsense), , b c, d", []feeds.Relation{{Name: "d"}}},
 	}
 	for _, tt := range tests {
@@ -172,7 +172,7 @@ func checkIndex(t *testing.T, x *feeds.Index) {
 		}
 		for _, r := range p.Depends {
 			again := feeds.ParseRelations(r.String())
-			if len(again) != 1 || again[0] != r {
+			if len(again) != 1 || again[0].String() != r.String() {
 				t.Fatalf("relation %+v reads as %+v when written", r, again)
 			}
 		}

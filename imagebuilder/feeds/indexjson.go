@@ -30,7 +30,7 @@ func ParseIndexJSON(data []byte) (*Index, error) {
 		return nil, fmt.Errorf("more than %d packages in one index", MaxPackages)
 	}
 	version, _ := doc.Version.Int64()
-	x := &Index{ABIFree: version >= 2, Packages: make([]Package, 0, len(doc.Packages))}
+	x := &Index{ABIFree: version >= 2, NamesOnly: true, Packages: make([]Package, 0, len(doc.Packages))}
 	if imagebuilder.ValidArch(doc.Architecture) {
 		x.Architecture = doc.Architecture
 	}

@@ -11,13 +11,25 @@ type Package struct {
 	Depends       []Relation //
 	Provides      []Relation //
 	Conflicts     []Relation //
+	Replaces      []Relation // whose files it may overwrite
+	Alternatives  string     // as written: "300:/usr/sbin/arptables:/usr/sbin/xtables-nft-multi, …"
 	Section       string     //
 	Essential     bool       //
+	Held          bool       // "Status: … hold …": opkg prefers it among those that provide the same
+	Unclear       bool       // has something that is not read: Recommends, Suggests, "name *"
 	Filename      string     // relative to the feed
 	Size          int64      // of the file, in bytes
 	InstalledSize int64      // in bytes
 	SHA256        string     // of the file, lower-case hex
 	Description   string     // lines separated by "\n"
+
+	// What only apk has.
+	InstallIf        []Relation // it is installed as soon as all of these are
+	Recommends       []Relation //
+	ProviderPriority int        // of several that provide a name, the highest is taken
+	Origin           string     // the source it was built from: "feeds/base/dropbear"
+	Tags             []string   // "openwrt:section=net"
+	Identity         string     // raw bytes of the hash that ParseADB explains
 }
 
 // BaseName is the name without its ABI suffix: what clients ask for and what
@@ -31,12 +43,16 @@ func (p *Package) BaseName() string {
 
 // Relation names a package, perhaps bound to versions: "kernel (= 6.6.68-r1)".
 type Relation struct {
-	Name    string
-	Op      string // "", "=", ">=", "<=", ">>", "<<", ">" or "<"
+	Name string
+	// Op is "", "=", ">=", "<=", ">", "<" or, of opkg only, ">>" or "<<". Of
+	// apk only are "~", "<~" and ">~", which compare as many parts of a
+	// version as Version has, and the "!" before an operator in InstallIf.
+	Op      string
 	Version string // "" without Op
+	Or      bool   // an alternative to the relation before it: the b of "a | b"
 }
 
-// String writes a relation as a Packages file has it.
+// String writes a relation as a Packages file has it, without its "| ".
 func (r Relation) String() string {
 	if r.Op == "" {
 		return r.Name
@@ -53,9 +69,15 @@ type Index struct {
 	// ABIFree tells that the packages are called by their base names already
 	// (index.json from version 2).
 	ABIFree bool
+	// NamesOnly tells that nothing but names and versions is known
+	// (index.json), so that nothing can be said of what depends on what.
+	NamesOnly bool
 	// Skipped counts entries that made no sense, such as those without a
 	// name, which real feeds hold.
 	Skipped int
+	// odd are the names of skipped entries that have one: nobody may say of
+	// them that they are in no feed.
+	odd []string
 }
 
 // Versions returns the version of every package by its base name. Of packages
@@ -69,35 +91,66 @@ func (x *Index) Versions() map[string]string {
 	return versions
 }
 
-// ParseRelations reads a list as in "libc, kmod-foo (>= 1.0)". What is no
-// relation is dropped; of alternatives ("a | b"), which OpenWrt does not use,
-// the first counts.
+// ParseRelations reads a list as in "libc, kmod-foo (>= 1.0), a | b". What is
+// no relation is dropped.
 func ParseRelations(s string) []Relation {
 	if strings.TrimSpace(s) == "" {
 		return nil
 	}
-	relations := make([]Relation, 0, strings.Count(s, ",")+1)
+	return appendRelations(make([]Relation, 0, strings.Count(s, ",")+1), s)
+}
+
+// appendRelations appends the relations of s to list.
+func appendRelations(list []Relation, s string) []Relation {
 	for part := range strings.SplitSeq(s, ",") {
-		part, _, _ = strings.Cut(part, "|")
-		name, rest, bound := strings.Cut(part, "(")
-		r := Relation{Name: strings.TrimSpace(name)}
-		if r.Name == "" || strings.ContainsAny(r.Name, " \t)") {
+		or := false
+		for option := range strings.SplitSeq(part, "|") {
+			if r, ok := parseRelation(option); ok {
+				r.Or = or
+				or = true
+				list = append(list, r)
+			}
+		}
+	}
+	return list
+}
+
+// parseRelation reads "name" or "name (>= version)".
+func parseRelation(s string) (Relation, bool) {
+	name, rest, bound := strings.Cut(s, "(")
+	r := Relation{Name: strings.TrimSpace(name)}
+	if r.Name == "" || strings.ContainsAny(r.Name, " \t)") {
+		return Relation{}, false
+	}
+	if bound {
+		rest, _, _ = strings.Cut(rest, ")")
+		rest = strings.TrimSpace(rest)
+		n := 0
+		for n < len(rest) && strings.IndexByte("<>=", rest[n]) >= 0 {
+			n++
+		}
+		version := strings.TrimSpace(rest[n:])
+		if n == 0 || n > 2 || version == "" || strings.ContainsAny(version, " \t(") {
+			return Relation{}, false
+		}
+		r.Op, r.Version = rest[:n], version
+	}
+	return r, true
+}
+
+// appendProvided appends the names of a Provides list. opkg parts them at
+// spaces as well as commas ("foo bar" are two) and knows no versions in it.
+func appendProvided(list []Relation, s string) []Relation {
+	for part := range strings.SplitSeq(s, ",") {
+		if r, ok := parseRelation(part); ok {
+			list = append(list, r)
 			continue
 		}
-		if bound {
-			rest, _, _ = strings.Cut(rest, ")")
-			rest = strings.TrimSpace(rest)
-			n := 0
-			for n < len(rest) && strings.IndexByte("<>=", rest[n]) >= 0 {
-				n++
+		for name := range strings.FieldsSeq(part) {
+			if !strings.ContainsAny(name, "()|") {
+				list = append(list, Relation{Name: name})
 			}
-			version := strings.TrimSpace(rest[n:])
-			if n == 0 || n > 2 || version == "" || strings.ContainsAny(version, " \t(") {
-				continue
-			}
-			r.Op, r.Version = rest[:n], version
 		}
-		relations = append(relations, r)
 	}
-	return relations
+	return list
 }

@@ -1,6 +1,14 @@
 package feeds
 
-import "attendant/imagebuilder"
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"attendant/imagebuilder"
+)
 
 // Manager is the package manager whose rules decide what is installed.
 type Manager string
@@ -25,12 +33,264 @@ type Universe struct {
 	manager Manager
 	arch    string // package architecture
 	feeds   []Feed
+
+	listed []listed         // all that the manager may install, in the feeds' order
+	names  map[string]int32 // everything that is called or provided, to nodes
+	nodes  []node
+	bases  map[string]int32 // names without ABI suffix that are no name as well, to listed
+
+	// crowded are names with more versions or providers than are looked at.
+	crowded map[string]bool
+
+	versions func() map[string]string
+	opkg     func() *opkgTables
+}
+
+// maxVersions bounds the packages of one name that are looked at, for the
+// sake of hostile feeds.
+const maxVersions = 64
+
+// listed is a package with its feed.
+type listed struct {
+	*Package
+	feed int32 // index into feeds; -1 for one that the builder brings with it
+}
+
+// node is a name.
+type node struct {
+	called    []int32 // the packages that are called so, in the feeds' order
+	providers []int32 // nodes of the packages that provide it, itself among them if something is called so
 }
 
 // NewUniverse joins feeds, which may not be changed afterwards. arch is the
-// target's package architecture.
+// target's package architecture; packages for another are left out. Of opkg's
+// packages that are the same but for their feed, the last feed counts.
 func NewUniverse(m Manager, arch string, feeds []Feed) *Universe {
-	return &Universe{manager: m, arch: arch, feeds: feeds}
+	u := &Universe{manager: m, arch: arch, feeds: feeds}
+	total := 0
+	for _, f := range feeds {
+		if f.Index != nil {
+			total += len(f.Index.Packages)
+		}
+	}
+	u.listed = make([]listed, 0, total+2)
+	u.names = make(map[string]int32, total+total/8)
+	u.nodes = make([]node, 0, total+total/8)
+	u.crowded = map[string]bool{}
+	for f := range feeds {
+		if feeds[f].Index == nil {
+			continue
+		}
+		for i := range feeds[f].Index.Packages {
+			if p := &feeds[f].Index.Packages[i]; u.installable(p, feeds[f].Index) {
+				u.add(p, int32(f))
+			}
+		}
+	}
+	if m == Opkg {
+		u.addOpkgBuiltins()
+	}
+	u.bases = map[string]int32{}
+	for i, p := range u.listed {
+		if base := p.BaseName(); base != p.Name {
+			if _, taken := u.names[base]; !taken {
+				u.bases[base] = int32(i)
+			}
+		}
+	}
+	u.versions = sync.OnceValue(u.collectVersions)
+	u.opkg = sync.OnceValue(u.newOpkgTables)
+	return u
+}
+
+// add lists a package and all that it stands for.
+func (u *Universe) add(p *Package, feed int32) {
+	name := u.node(p.Name)
+	if same := u.same(name, p); same >= 0 {
+		u.listed[same] = listed{p, feed}
+	} else if len(u.nodes[name].called) >= maxVersions {
+		u.crowded[p.Name] = true
+		return
+	} else {
+		u.listed = append(u.listed, listed{p, feed})
+		u.nodes[name].called = append(u.nodes[name].called, int32(len(u.listed)-1))
+	}
+	u.provide(name, name)
+	for _, r := range p.Provides {
+		u.provide(u.node(r.Name), name)
+	}
+}
+
+// provide notes that the packages called name provide virtual.
+func (u *Universe) provide(virtual, name int32) {
+	list := u.nodes[virtual].providers
+	if n := len(list); n > 0 && list[n-1] == name {
+		return
+	}
+	// Only a name that was seen before can be further up in the list.
+	if len(u.nodes[name].called) > 1 && slices.Contains(list, name) {
+		return
+	}
+	u.nodes[virtual].providers = append(list, name)
+}
+
+// installable tells whether the manager takes the package at all.
+func (u *Universe) installable(p *Package, x *Index) bool {
+	return u.manager != Opkg || x.NamesOnly || u.arch == "" || p.Architecture == "all" || p.Architecture == u.arch
+}
+
+// node returns the node of a name, made if there is none.
+func (u *Universe) node(name string) int32 {
+	n, ok := u.names[name]
+	if !ok {
+		n = int32(len(u.nodes))
+		u.nodes = append(u.nodes, node{})
+		u.names[name] = n
+	}
+	return n
+}
+
+// same returns the package that opkg takes for the same as p: of the same
+// name, version and architecture. It is -1 if there is none.
+func (u *Universe) same(name int32, p *Package) int32 {
+	if u.manager != Opkg {
+		return -1
+	}
+	for _, i := range u.nodes[name].called {
+		if q := u.listed[i]; q.Architecture == p.Architecture && CompareOpkg(q.Version, p.Version) == 0 {
+			return i
+		}
+	}
+	return -1
+}
+
+// Manager returns the package manager whose rules Solve follows.
+func (u *Universe) Manager() Manager { return u.manager }
+
+// Arch returns the target's package architecture.
+func (u *Universe) Arch() string { return u.arch }
+
+// Feeds returns the feeds in order. They may not be changed.
+func (u *Universe) Feeds() []Feed { return u.feeds }
+
+// Memory estimates what the universe and its indexes keep, in bytes.
+func (u *Universe) Memory() int64 {
+	const perPackage, perRelation, perName = 300, 56, 130
+	total := int64(len(u.names)) * perName
+	for _, f := range u.feeds {
+		if f.Index == nil {
+			continue
+		}
+		for i := range f.Index.Packages {
+			p := &f.Index.Packages[i]
+			relations := len(p.Depends) + len(p.Provides) + len(p.Conflicts) + len(p.Replaces)
+			total += perPackage + int64(relations)*perRelation +
+				// The index's text is kept as a whole; of it these are most.
+				int64(relations*16+2*len(p.Filename)+len(p.SHA256)+len(p.Description)+len(p.Alternatives)+150)
+		}
+	}
+	return total
+}
+
+// Has tells whether name stands for something that can be installed: a
+// package, by its full or ABI-free name, or what a package provides.
+func (u *Universe) Has(name string) bool {
+	if n, ok := u.names[name]; ok {
+		return len(u.nodes[n].providers) > 0
+	}
+	_, ok := u.bases[name]
+	return ok
+}
+
+// Find returns the packages that name stands for: those called so with or
+// without ABI suffix, the newest first, then those that provide it, by name.
+func (u *Universe) Find(name string) []*Package {
+	var found []*Package
+	for _, i := range u.find(name) {
+		found = append(found, u.listed[i].Package)
+	}
+	return found
+}
+
+func (u *Universe) find(name string) []int32 {
+	n, ok := u.names[name]
+	if !ok {
+		if i, ok := u.bases[name]; ok {
+			return []int32{i}
+		}
+		return nil
+	}
+	called := slices.Clone(u.nodes[n].called)
+	var others []int32
+	for _, provider := range u.nodes[n].providers {
+		if provider != n {
+			others = append(others, u.nodes[provider].called...)
+		}
+	}
+	for _, list := range [][]int32{called, others} {
+		slices.SortStableFunc(list, func(a, b int32) int {
+			return cmp.Or(strings.Compare(u.listed[a].Name, u.listed[b].Name), -u.compareVersions(u.listed[a].Version, u.listed[b].Version))
+		})
+	}
+	return append(called, others...)
+}
+
+// Selected returns a package with its feed.
+func (u *Universe) selected(i int32) Selected {
+	s := Selected{Package: u.listed[i].Package}
+	if f := u.listed[i].feed; f >= 0 {
+		s.Feed = &u.feeds[f]
+	}
+	return s
+}
+
+// compareVersions compares as the universe's manager does.
+func (u *Universe) compareVersions(a, b string) int { return CompareOpkg(a, b) }
+
+// Versions returns the version of every package by its base name, as the
+// index files have it that clients read. Of packages that share one, the
+// newest counts. The map is shared: it may not be changed.
+func (u *Universe) Versions() map[string]string { return u.versions() }
+
+func (u *Universe) collectVersions() map[string]string {
+	versions := make(map[string]string, len(u.listed))
+	for _, p := range u.listed {
+		if p.feed < 0 {
+			continue
+		}
+		base := p.BaseName()
+		if old, ok := versions[base]; !ok || u.compareVersions(p.Version, old) > 0 {
+			versions[base] = p.Version
+		}
+	}
+	return versions
+}
+
+// RequiredBy returns the names, without ABI suffix, of up to n packages that
+// depend on name or on what a package of that name provides, sorted.
+func (u *Universe) RequiredBy(name string, n int) []string {
+	meant := map[string]bool{name: true}
+	for _, i := range u.find(name) {
+		p := u.listed[i]
+		if p.Name == name || p.BaseName() == name {
+			meant[p.Name] = true
+			for _, r := range p.Provides {
+				meant[r.Name] = true
+			}
+		}
+	}
+	found := map[string]bool{}
+	for _, p := range u.listed {
+		for _, r := range p.Depends {
+			if meant[r.Name] {
+				found[p.BaseName()] = true
+				break
+			}
+		}
+	}
+	delete(found, name)
+	names := slices.Sorted(maps.Keys(found))
+	return names[:min(n, len(names))]
 }
 
 // Wish is what an image shall hold, as the ImageBuilder's Makefile puts it
@@ -44,6 +304,8 @@ type Wish struct {
 // Selected is a package that will be in the image.
 type Selected struct {
 	*Package
+	// Feed is nil for what is in no feed because the builder brings it with
+	// it: opkg's libc, whose version is then "", and kernel.
 	Feed   *Feed
 	Reason string // a package that needs it; "" for one that was asked for or is a default
 }
@@ -57,4 +319,48 @@ type Solution struct {
 	// and Selected and Problems are the best guess.
 	Certain bool
 	Doubts  []string
+
+	// roots are, of each problem, the names in the wish that lead to it.
+	roots [][]string
+}
+
+// Solve tells what the package manager will make of a wish. It takes bounded
+// time and always gives the same answer to the same question.
+func (u *Universe) Solve(w Wish) *Solution {
+	if u.manager == APK {
+		return u.solveAPK(w)
+	}
+	return u.solveOpkg(w)
+}
+
+// Manifest returns the versions of what is selected by base names, as the
+// manifest that the ImageBuilder writes. Packages that the builder brings with
+// it and whose version is not known are left out.
+func (s *Solution) Manifest() imagebuilder.Manifest {
+	m := make(imagebuilder.Manifest, len(s.Selected))
+	for _, p := range s.Selected {
+		if p.Version != "" {
+			m[p.BaseName()] = p.Version
+		}
+	}
+	return m
+}
+
+// Download returns the size of all selected packages' files, in bytes.
+func (s *Solution) Download() int64 {
+	var total int64
+	for _, p := range s.Selected {
+		total += p.Size
+	}
+	return total
+}
+
+// Installed returns the size of all selected packages when installed, before
+// any compression, in bytes.
+func (s *Solution) Installed() int64 {
+	var total int64
+	for _, p := range s.Selected {
+		total += p.InstalledSize
+	}
+	return total
 }

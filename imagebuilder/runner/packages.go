@@ -14,28 +14,9 @@ import (
 // argument, and make hands the list on within a longer shell command.
 const maxPackagesBytes = 96 << 10
 
-// commandPackages is the list for PACKAGES=. With diff it is the whole list
-// that the image shall have, so that defaults and profile packages which it
-// does not name are removed first, sorted, as asu does
-// (openwrt/asu asu/util.py, diff_packages). A "-name" of the profile whose
-// name is asked for stays out: in PACKAGES it would win.
+// commandPackages is the list for PACKAGES=.
 func commandPackages(requested []string, diff bool, info *Info, profile InfoProfile) []string {
-	if !diff {
-		return requested
-	}
-	asked := make(map[string]bool, len(requested))
-	for _, name := range requested {
-		asked[name] = true
-	}
-	var removed []string
-	for _, name := range slices.Concat(info.DefaultPackages, profile.Packages) {
-		plain := strings.TrimPrefix(name, "-")
-		if !asked[name] && !asked[plain] && !asked["-"+plain] && plain != "" {
-			removed = append(removed, "-"+plain)
-		}
-	}
-	slices.Sort(removed)
-	return slices.Concat(slices.Compact(removed), requested)
+	return imagebuilder.CommandPackages(requested, diff, info.DefaultPackages, profile.Packages)
 }
 
 // checkPackageNames makes sure that nothing but names reaches make: there

@@ -60,6 +60,13 @@ type Command struct {
 	Idle    time.Duration // without a byte of output
 	Grace   time.Duration // between TERM and KILL; default DefaultGrace
 
+	// NoNetwork leaves the command nothing but a loopback interface, where the
+	// system can do that; see Abilities.NoNetwork.
+	NoNetwork bool
+	// ReadOnly are folders, absolute, that the command can read but not
+	// change, where it gets a mount namespace.
+	ReadOnly []string
+
 	Nice  int    // added to the niceness, 0 to 19
 	Layer *Layer // the view of a tree to run in; nil for none
 
@@ -88,6 +95,7 @@ func (c *Command) Run(ctx context.Context) (Result, error) {
 		return Result{ExitCode: -1}, err
 	}
 	ns := namespaces()
+	ns.net = c.NoNetwork && networkNamespaces()
 	s.setNamespaces(ns)
 	return c.run(ctx, s, ns)
 }
@@ -100,7 +108,7 @@ func (c *Command) spec() (*spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &spec{Path: path, Args: c.Args, Env: c.Env, Dir: c.Dir, Nice: c.Nice}
+	s := &spec{Path: path, Args: c.Args, Env: c.Env, Dir: c.Dir, Nice: c.Nice, ReadOnly: c.ReadOnly}
 	if c.Layer != nil {
 		s.Overlay = c.Layer.overlay()
 		if s.Dir == "" {

@@ -16,6 +16,8 @@ type Abilities struct {
 	// Namespaces tells whether commands get PID and mount namespaces of their
 	// own; UserNamespace whether that takes a user namespace too.
 	Namespaces, UserNamespace bool
+	// NoNetwork tells whether commands can be kept from the network.
+	NoNetwork bool
 	// Overlay tells whether layers can be overlays; OverlayError why not.
 	Overlay      bool
 	OverlayError error
@@ -35,7 +37,7 @@ func (a Abilities) Method() Method {
 // some 50 ms and leaves nothing behind.
 func Probe(dir string) (a Abilities, err error) {
 	ns := namespaces()
-	a.Namespaces, a.UserNamespace = ns.pid, ns.user
+	a.Namespaces, a.UserNamespace, a.NoNetwork = ns.pid, ns.user, networkNamespaces()
 	if err := CheckPath(dir); err != nil {
 		return a, err
 	}

@@ -42,11 +42,15 @@ type spec struct {
 	Nice    int
 	Overlay *overlaySpec
 
-	Mount, PID, User bool // the namespaces it was given
-	Probe            bool // set up, try the overlay, run nothing
+	ReadOnly []string
+
+	Mount, PID, User, Net bool // the namespaces it was given
+	Probe                 bool // set up, try the overlay, run nothing
 }
 
-func (s *spec) setNamespaces(m namespaceMode) { s.Mount, s.PID, s.User = m.mount, m.pid, m.user }
+func (s *spec) setNamespaces(m namespaceMode) {
+	s.Mount, s.PID, s.User, s.Net = m.mount, m.pid, m.user, m.net
+}
 
 // overlaySpec is an overlay mount; all paths absolute, without characters
 // that mean something in mount options.
@@ -170,6 +174,18 @@ func (s *spec) setUp() error {
 			return err
 		}
 	}
+	if s.Mount {
+		for _, dir := range s.ReadOnly {
+			if err := mountReadOnly(dir); err != nil {
+				return fmt.Errorf("making %s read-only: %w", dir, err)
+			}
+		}
+	}
+	if s.Net {
+		if err := loopback(); err != nil {
+			return fmt.Errorf("bringing up the loopback interface: %w", err)
+		}
+	}
 	if s.PID && s.Mount {
 		// Without it programs see the processes of the parent namespace;
 		// containers may forbid it.
@@ -200,6 +216,21 @@ func (s *spec) setUp() error {
 		}
 	}
 	return nil
+}
+
+// mountReadOnly lays dir over itself, read-only. What its mount forbids already
+// has to be forbidden again: in a user namespace the system insists.
+func mountReadOnly(dir string) error {
+	if err := unix.Mount(dir, dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return err
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return err
+	}
+	const kept = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_NODIRATIME | unix.MS_RELATIME
+	flags := uintptr(st.Flags) & kept
+	return unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|flags, "")
 }
 
 func (o *overlaySpec) mount(user bool) error {

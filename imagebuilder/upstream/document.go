@@ -215,6 +215,16 @@ func (d *document[T]) start() bool {
 	return true
 }
 
+// settle waits for the end of the flight under way, if there is one.
+func (d *document[T]) settle() {
+	d.mu.Lock()
+	flight := d.flight
+	d.mu.Unlock()
+	if flight != nil {
+		<-flight
+	}
+}
+
 // land lets those go on who wait for the value; d.mu is held.
 func (d *document[T]) land() {
 	if d.landed != nil {

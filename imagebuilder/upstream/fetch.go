@@ -137,15 +137,16 @@ func (u *Upstream) fetch(ctx context.Context, path string, limit int64, old *fil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	f, err := u.fetchNow(ctx, path, limit, old)
+	f, err := u.fetchURL(ctx, u.o.URL+"/"+path, path, limit, old)
 	if err != nil {
 		return nil, fmt.Errorf("fetching %s: %w", path, err)
 	}
 	return f, nil
 }
 
-func (u *Upstream) fetchNow(ctx context.Context, path string, limit int64, old *file) (*file, error) {
-	req, err := http.NewRequest(http.MethodGet, u.o.URL+"/"+path, nil)
+// fetchURL gets a file that is called path from anywhere.
+func (u *Upstream) fetchURL(ctx context.Context, url, path string, limit int64, old *file) (*file, error) {
+	req, err := http.NewRequest(http.MethodGet, url, nil)
 	if err != nil {
 		return nil, err
 	}

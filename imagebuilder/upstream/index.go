@@ -28,6 +28,9 @@ type archIndex struct {
 	reply    []byte // of ArchIndex
 	feeds    []string
 	packages int
+	lists    []*packageList // of feeds, in their order
+	listed   bool           // there is a list for each of them
+	sums     string         // blob of sha256sums, "" for none
 }
 
 // TargetIndex is the reply of /json/v1/{path}/targets/{target}/index.json:
@@ -125,11 +128,11 @@ func (u *Upstream) adopt(key string) {
 
 // buildTargetIndex reads the target's own packages and those of its kernel.
 func (u *Upstream) buildTargetIndex(s *session, c *core, base string, sums Sums) error {
-	own, digest, err := u.packageIndex(s, base, "packages", sums)
+	own, err := u.packageIndex(s, base, "packages", sums)
 	if err != nil {
 		return err
 	}
-	kmods, kmodsDigest, err := u.kernelIndex(s, c.profiles.LinuxKernel, base, sums)
+	kmods, known, err := u.kernelIndex(s, c.profiles.LinuxKernel, base, sums)
 	if err != nil {
 		return err
 	}
@@ -137,23 +140,30 @@ func (u *Upstream) buildTargetIndex(s *session, c *core, base string, sums Sums)
 		Architecture string            `json:"architecture"`
 		Packages     map[string]string `json:"packages"`
 	}{c.arch, map[string]string{}}
-	if own != nil {
-		maps.Copy(reply.Packages, own.Versions())
-		if own.Architecture != "" {
-			reply.Architecture = own.Architecture
+	if own.names != nil {
+		maps.Copy(reply.Packages, own.names.Versions())
+		if own.names.Architecture != "" {
+			reply.Architecture = own.names.Architecture
 		}
 	}
-	if kmods != nil {
-		maps.Copy(reply.Packages, kmods.Versions())
+	if kmods.names != nil {
+		maps.Copy(reply.Packages, kmods.names.Versions())
 	}
-	c.indexDigest = digest + " " + kmodsDigest
+	c.indexDigest = own.digest + " " + kmods.digest
+	c.lists = []*packageList{own.list}
+	c.listed = own.list != nil && known
+	if kmods.names != nil {
+		c.lists = append(c.lists, kmods.list)
+		c.listed = c.listed && kmods.list != nil
+	}
 	c.index, err = json.Marshal(reply)
 	return err
 }
 
 // kernelIndex reads the kernel modules where they are kept apart from the
-// other packages: in 24.10 and later, in 23.05 from 23.05.6 on.
-func (u *Upstream) kernelIndex(s *session, k LinuxKernel, base string, sums Sums) (*feeds.Index, string, error) {
+// other packages: in 24.10 and later, in 23.05 from 23.05.6 on. It is not
+// known when there are several such folders and nothing tells which.
+func (u *Upstream) kernelIndex(s *session, k LinuxKernel, base string, sums Sums) (x folderIndex, known bool, err error) {
 	dir := ""
 	if k.Version != "" && k.Release != "" && k.Vermagic != "" {
 		dir = "kmods/" + k.Version + "-" + k.Release + "-" + k.Vermagic
@@ -166,71 +176,120 @@ func (u *Upstream) kernelIndex(s *session, k LinuxKernel, base string, sums Sums
 			}
 			found := "kmods/" + parts[1]
 			if dir != "" && dir != found {
-				return nil, "", nil
+				return folderIndex{}, false, nil
 			}
 			dir = found
 		}
 	}
 	if dir == "" || strings.Count(dir, "/") != 1 || !validPath(base+"/"+dir) {
-		return nil, "", nil
+		return folderIndex{}, true, nil
 	}
-	return u.packageIndex(s, base, dir, sums)
+	x, err = u.packageIndex(s, base, dir, sums)
+	return x, true, err
 }
 
-// packageIndex reads the index of the folder base/dir: index.json where it is
-// of version 2, else Packages, else index.json as it is. What sums lists must
-// have its sum, and where it lists one of them only listed ones count. The
-// index is nil if there is none.
-func (u *Upstream) packageIndex(s *session, base, dir string, sums Sums) (*feeds.Index, string, error) {
-	names := []string{"index.json", "Packages.gz", "Packages"}
-	listed := slices.ContainsFunc(names, func(name string) bool { return sums[dir+"/"+name] != "" })
-	read := func(name string) ([]byte, error) {
+// folderIndex is what is known of the packages in one folder; the zero value
+// is nothing.
+type folderIndex struct {
+	names  *feeds.Index // names and versions at least
+	list   *packageList // nil where upstream has index.json only
+	digest string       // of all that was read
+}
+
+// packageList is the list from which the package manager installs, as it is
+// held.
+type packageList struct {
+	folder    string // upstream path
+	name      string // of the file: "Packages.gz", "Packages" or "packages.adb"
+	sum       string // of its blob
+	signature string // the blob of Packages.sig; "" for none
+}
+
+func (l *packageList) manager() feeds.Manager {
+	if l.name == apkList {
+		return feeds.APK
+	}
+	return feeds.Opkg
+}
+
+const apkList = "packages.adb"
+
+// packageIndex reads the index of the folder base/dir: the names from
+// index.json where that is of version 2, else from Packages, else from
+// index.json as it is; and the package manager's own list. What sums lists
+// must have its sum, and where it lists one of them only listed ones count.
+func (u *Upstream) packageIndex(s *session, base, dir string, sums Sums) (x folderIndex, err error) {
+	folder := base + "/" + dir
+	names := []string{"Packages.gz", "Packages", apkList}
+	if s.old.file(folder+"/"+apkList) != nil { // it was there the last time
+		names = []string{apkList, "Packages.gz", "Packages"}
+	}
+	listed := sums[dir+"/index.json"] != "" || slices.ContainsFunc(names, func(name string) bool { return sums[dir+"/"+name] != "" })
+	read := func(name string, limit int64) ([]byte, error) {
 		if sum := sums[dir+"/"+name]; sum != "" {
-			return s.getSummed(base+"/"+dir+"/"+name, sum, maxIndexSize)
+			return s.getSummed(folder+"/"+name, sum, limit)
 		}
 		if listed {
 			return nil, nil
 		}
-		return s.optional(base+"/"+dir+"/"+name, maxIndexSize)
+		return s.optional(folder+"/"+name, limit)
 	}
-	data, err := read("index.json")
+	h := sha256.New()
+	data, err := read("index.json", maxIndexSize)
 	if err != nil {
-		return nil, "", err
+		return x, err
 	}
-	var old *feeds.Index
-	var oldDigest string
 	if data != nil {
-		if old, err = feeds.ParseIndexJSON(data); err != nil {
-			return nil, "", fmt.Errorf("%s/%s/index.json: %w", base, dir, err)
+		if x.names, err = feeds.ParseIndexJSON(data); err != nil {
+			return x, fmt.Errorf("%s/index.json: %w", folder, err)
 		}
-		if oldDigest = hexSum(data); old.ABIFree {
-			return old, oldDigest, nil
+		fmt.Fprintf(h, "index.json %s\n", hexSum(data))
+	}
+	for _, name := range names {
+		if data, err = read(name, maxIndexSize); err != nil {
+			return x, err
+		}
+		if data != nil {
+			x.list = &packageList{folder: folder, name: name, sum: hexSum(data)}
+			fmt.Fprintf(h, "%s %s\n", name, x.list.sum)
+			break
 		}
 	}
-	for _, name := range names[1:] {
-		packed, err := read(name)
+	if x.list != nil && x.list.manager() == feeds.Opkg {
+		sig, err := read("Packages.sig", maxSigSize)
 		if err != nil {
-			return nil, "", err
+			return x, err
 		}
-		if packed == nil {
-			continue
-		}
-		text, err := unpackIndex(name, packed)
-		if err != nil {
-			return nil, "", fmt.Errorf("%s/%s/%s: %w", base, dir, name, err)
-		}
-		index, err := feeds.ParsePackages(text)
-		if err != nil {
-			return nil, "", fmt.Errorf("%s/%s/%s: %w", base, dir, name, err)
-		}
-		if !listed {
-			if err := u.checkIndexSignature(s, base+"/"+dir, text); err != nil {
-				return nil, "", err
+		if sig != nil {
+			x.list.signature = hexSum(sig)
+			if !listed {
+				if err := u.checkListSignature(x.list, data, sig); err != nil {
+					return x, err
+				}
 			}
 		}
-		return index, hexSum(text), nil
 	}
-	return old, oldDigest, nil
+	if x.list != nil && (x.names == nil || !x.names.ABIFree) {
+		if x.names, err = x.list.parse(data); err != nil {
+			return x, fmt.Errorf("%s/%s: %w", folder, x.list.name, err)
+		}
+	}
+	if x.names != nil {
+		x.digest = hex.EncodeToString(h.Sum(nil))
+	}
+	return x, nil
+}
+
+// parse reads the list's content.
+func (l *packageList) parse(data []byte) (*feeds.Index, error) {
+	if l.manager() == feeds.APK {
+		return feeds.ParseADB(data)
+	}
+	text, err := unpackIndex(l.name, data)
+	if err != nil {
+		return nil, err
+	}
+	return feeds.ParsePackages(text)
 }
 
 func unpackIndex(name string, data []byte) ([]byte, error) {
@@ -251,18 +310,18 @@ func unpackIndex(name string, data []byte) ([]byte, error) {
 	return text, nil
 }
 
-// checkIndexSignature checks an opkg index by its own signature, where there
-// is one by a trusted key.
-func (u *Upstream) checkIndexSignature(s *session, dir string, text []byte) error {
+// checkListSignature checks an opkg list by its own signature, where that is
+// by a trusted key.
+func (u *Upstream) checkListSignature(l *packageList, data, sig []byte) error {
 	if len(u.keys) == 0 {
 		return nil
 	}
-	sig, err := s.optional(dir+"/Packages.sig", maxSigSize)
-	if err != nil || sig == nil {
-		return err
+	text, err := unpackIndex(l.name, data)
+	if err == nil {
+		_, err = u.keys.verify(text, sig)
 	}
-	if _, err := u.keys.verify(text, sig); err != nil {
-		return fmt.Errorf("%s/Packages: %w", dir, err)
+	if err != nil {
+		return fmt.Errorf("%s/Packages: %w", l.folder, err)
 	}
 	return nil
 }
@@ -288,23 +347,28 @@ func (u *Upstream) buildArchOnce(s *session, path, arch string) (*archIndex, err
 	if err != nil {
 		return nil, err
 	}
-	a := &archIndex{feeds: names}
+	a := &archIndex{feeds: names, listed: true}
+	if sums != nil {
+		a.sums = hexSum(data)
+	}
 	versions := map[string]string{}
 	h := sha256.New()
-	fmt.Fprintf(h, "packages 1\n")
+	fmt.Fprintf(h, "packages 2\n")
 	for _, name := range names {
-		index, digest, err := u.packageIndex(s, base, name, sums)
+		index, err := u.packageIndex(s, base, name, sums)
 		if err != nil {
 			return nil, err
 		}
-		if index == nil {
+		if index.names == nil {
 			if s.holds(base + "/" + name + "/") {
 				return nil, fmt.Errorf("the feed %s of %s has vanished: %w", name, arch, errMismatch)
 			}
 			continue
 		}
-		fmt.Fprintf(h, "%s %s\n", name, digest)
-		maps.Copy(versions, index.Versions())
+		fmt.Fprintf(h, "%s %s\n", name, index.digest)
+		maps.Copy(versions, index.names.Versions())
+		a.lists = append(a.lists, index.list)
+		a.listed = a.listed && index.list != nil
 	}
 	if len(versions) == 0 && !s.offline && s.old != nil && len(s.old.Files) > len(s.files) {
 		return nil, fmt.Errorf("all packages of %s have vanished: %w", arch, errMismatch)

@@ -42,6 +42,14 @@ type Options struct {
 	// BuilderBudget bounds the unpacked ImageBuilders, in bytes; 0 is no bound
 	// but the disk's.
 	BuilderBudget int64
+	// Packages is where packages are kept; several upstreams may share one.
+	// Without it there is one in <Dir>/packages with PackageBudget, in bytes;
+	// 0 is no bound but the disk's.
+	Packages      *Packages
+	PackageBudget int64
+	// IndexMemory bounds the parsed package indexes in memory, in bytes;
+	// default 48 MiB.
+	IndexMemory int64
 	// HostArch is this machine's architecture as ImageBuilder archives name
 	// it; default the one this program was built for.
 	HostArch string
@@ -111,6 +119,9 @@ func (o *Options) fill() error {
 	duration(&o.BuilderLimit, "BuilderLimit", 6*time.Hour)
 	if o.BuilderBudget < 0 {
 		bad("BuilderBudget is negative")
+	}
+	if o.PackageBudget < 0 || o.IndexMemory < 0 {
+		bad("PackageBudget or IndexMemory is negative")
 	}
 	for i, b := range o.LocalBuilders {
 		if !imagebuilder.ValidVersion(b.Version) || !imagebuilder.ValidTarget(b.Target) {

@@ -195,14 +195,16 @@ func recordName(key string) string {
 	return hex.EncodeToString(sum[:16]) + ".json"
 }
 
+func (s *state) blobName(sum string) string { return filepath.Join(s.blobs, sum) }
+
 // blob reads a kept file and checks it: memory cards lose bits.
 func (s *state) blob(sum string) ([]byte, error) {
-	data, err := os.ReadFile(filepath.Join(s.blobs, sum))
+	data, err := os.ReadFile(s.blobName(sum))
 	if err != nil {
 		return nil, err
 	}
 	if hexSum(data) != sum {
-		os.Remove(filepath.Join(s.blobs, sum))
+		os.Remove(s.blobName(sum))
 		return nil, fmt.Errorf("the kept file %s is damaged", sum)
 	}
 	return data, nil

@@ -30,6 +30,9 @@ type core struct {
 	key         string // that signed it, "" for none
 	index       []byte // reply of TargetIndex
 	indexDigest string
+	lists       []*packageList // of the target's own packages and of its kernel's; nil entries are unknown
+	listed      bool           // both are there, or the kernel's need not be
+	sums        string         // blob of sha256sums
 
 	generation atomic.Pointer[generation]
 }
@@ -52,6 +55,11 @@ type Target struct {
 	Checked    time.Time // when upstream last confirmed all of it
 	Stale      bool      // upstream has not confirmed it lately
 	Signed     bool      // a trusted key has signed it
+
+	u    *Upstream
+	core *core
+	arch *archIndex
+	kept func() // waits until what was just fetched is on disk
 }
 
 // Target returns the verified view of a target, as last known. The errors are
@@ -85,6 +93,7 @@ func (u *Upstream) target(ctx context.Context, version, target string) (*Target,
 		Version: version, Name: target, Path: p.path, Arch: c.arch,
 		Generation: c.inForce(a), Profiles: c.profiles,
 		Checked: s.checked, Stale: s.stale || as.stale, Signed: c.key != "",
+		u: u, core: c, arch: a, kept: func() { d.settle(); feeds.settle() },
 	}
 	if as.checked.Before(t.Checked) {
 		t.Checked = as.checked
@@ -271,7 +280,7 @@ func (u *Upstream) buildCoreOnce(s *session, version, path, target, arch string)
 	if err != nil {
 		return nil, err
 	}
-	c := &core{}
+	c := &core{sums: hexSum(sumsFile)}
 	if c.key, err = u.signer(s, base, sumsFile); err != nil {
 		return nil, err
 	}
@@ -301,7 +310,7 @@ func (u *Upstream) buildCoreOnce(s *session, version, path, target, arch string)
 		return nil, err
 	}
 	h := sha256.New()
-	io.WriteString(h, "target 1\n")
+	io.WriteString(h, "target 2\n")
 	fmt.Fprintf(h, "%s\n%s\n%s\n", hexSum(sumsFile), c.indexDigest, c.builderSum)
 	c.digest = hex.EncodeToString(h.Sum(nil))
 	return c, nil

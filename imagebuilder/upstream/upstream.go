@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -58,6 +59,9 @@ type Upstream struct {
 	recent   *lru.Cache[string, droppable]
 	locals   localSums
 
+	universes *universes
+	packages  *Packages
+
 	// Pauses between tries within one flight; shortened by tests.
 	retryPause time.Duration
 	// maxKept bounds the targets' and packages' data on disk, in bytes.
@@ -93,6 +97,15 @@ func open(o Options, d disk) (*Upstream, error) {
 		lists: map[string]*document[targetList]{}, cores: map[string]*document[core]{}, archs: map[string]*document[archIndex]{},
 		retryPause: 3 * time.Second,
 		maxKept:    512 << 20,
+		universes:  newUniverses(o.IndexMemory),
+	}
+	if u.packages = o.Packages; u.packages == nil {
+		u.packages, err = OpenPackages(PackagesOptions{
+			Dir: filepath.Join(o.Dir, "packages"), Budget: o.PackageBudget, Now: o.Now, Log: o.Log, disk: d,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("upstream: %w", err)
+		}
 	}
 	if u.builders, err = openBuilders(u); err != nil {
 		return nil, fmt.Errorf("upstream: %w", err)

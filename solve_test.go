@@ -1,0 +1,151 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"attendant/imagebuilder"
+	"attendant/server"
+)
+
+const archerC7 = `"target":"ath79/generic","profile":"tplink_archer-c7-v5"`
+
+// What a person reads, in a golden file.
+func TestSolveOfTheSample(t *testing.T) {
+	p := startConfigured(t, "")
+	var transcript strings.Builder
+	for _, packages := range []string{
+		`["luci","tmux"]`,
+		`["lucy","tmx"]`,
+		`["auc"]`,
+		`["conflict-a","conflict-b"]`,
+		`["dnsmasq-full"]`,
+		`["dnsmasq-full","-dnsmasq"]`,
+		`["broken-chain"]`,
+		`["kernel-pinned"]`,
+		`["needs-mta","libubox20240329"]`,
+	} {
+		_, body := post(t, p.base+"/api/v1/solve", `{"version":"24.10.4",`+archerC7+`,"packages":`+packages+`}`)
+		var s server.Solved
+		if err := json.Unmarshal([]byte(body), &s); err != nil {
+			t.Fatalf("%s: %v in %s", packages, err, body)
+		}
+		fmt.Fprintf(&transcript, "== %s\n%s\npossible %v, certain %v, %d packages\n", packages, s.Detail, s.Possible, s.Certain, len(s.Packages))
+		for _, r := range s.Repairs {
+			fmt.Fprintf(&transcript, "  %s %q\n", r.Detail, r.Packages)
+		}
+		if s.Possible != (len(s.Problems) == 0 || !s.Certain) || s.Sizes.Installed == 0 && s.Possible {
+			t.Errorf("%s: %s", packages, body)
+		}
+	}
+	golden(t, "testdata/solve.golden", transcript.String())
+}
+
+// What is promised is what is built.
+func TestSolutionIsTheManifest(t *testing.T) {
+	p := startConfigured(t, "")
+	for _, request := range []string{
+		`{"version":"24.10.4",` + archerC7 + `,"packages":["luci","tmux","-ppp"]}`,
+		`{"version":"24.10.3","target":"x86/64","profile":"generic","packages":["luci","vim-full"]}`,
+	} {
+		_, body := post(t, p.base+"/api/v1/solve", request)
+		var s server.Solved
+		if err := json.Unmarshal([]byte(body), &s); err != nil {
+			t.Fatal(err)
+		}
+		built := await(t, p.base, request)
+		if !s.Certain || built.Status != 200 {
+			t.Fatalf("certain %v; built %d %s", s.Certain, built.Status, built.Detail)
+		}
+		for name, version := range built.Manifest {
+			if s.Manifest[name] != version && s.Manifest[name] != "" {
+				t.Errorf("%s: promised %s, built %s", name, s.Manifest[name], version)
+			}
+			if s.Manifest[name] == "" && name != "libc" && name != "kernel" {
+				t.Errorf("%s %s was not promised", name, version)
+			}
+		}
+		for name := range s.Manifest {
+			if built.Manifest[name] == "" {
+				t.Errorf("%s was promised", name)
+			}
+		}
+	}
+}
+
+func TestImpossibleSelectionsAreNotQueued(t *testing.T) {
+	p := startConfigured(t, "")
+	tests := []struct {
+		packages, code, says string
+	}{
+		{`"packages":["lucy"]`, "package_missing", "Error: Impossible package selection: missing (lucy). "},
+		{`"packages":["conflict-b","conflict-a"]`, "package_conflict", "Error: Impossible package selection: conflicts (conflict-a, conflict-b). "},
+		{`"packages_versions":{"luci":"0.0"}`, "package_version", "Error: Impossible package selection: luci version not as requested: 0.0 vs. "},
+	}
+	for _, tt := range tests {
+		status, body := post(t, p.base+"/api/v1/build", `{"version":"24.10.4",`+archerC7+`,`+tt.packages+`}`)
+		var reply struct {
+			Code, Detail string
+			Hash         string                 `json:"request_hash"`
+			Problems     []imagebuilder.Problem `json:"problems"`
+		}
+		if err := json.Unmarshal([]byte(body), &reply); err != nil {
+			t.Fatal(err)
+		}
+		if status != 500 || reply.Code != tt.code || !strings.HasPrefix(reply.Detail, tt.says) || len(reply.Problems) == 0 || !imagebuilder.ValidHash(reply.Hash) {
+			t.Errorf("%s: %d %s", tt.packages, status, body)
+		}
+	}
+	resp, err := http.Get(p.base + "/api/v1/stats/summary")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if summary, err := io.ReadAll(resp.Body); err != nil || !strings.Contains(string(summary), `"queue_length":0`) {
+		t.Errorf("%s, %v", summary, err)
+	}
+}
+
+func TestPackagesOfTheSample(t *testing.T) {
+	p := startConfigured(t, "")
+	var page server.PackagePage
+	if err := json.Unmarshal([]byte(get(t, p.base+"/api/v1/packages?version=SNAPSHOT&target=x86/64&q=lucI&limit=3")), &page); err != nil {
+		t.Fatal(err)
+	}
+	if page.Total < 5 || len(page.Packages) != 3 || page.Packages[0].Name != "luci" || page.Packages[0].Feed == "" || page.Packages[0].Description == "" {
+		t.Errorf("got %+v", page)
+	}
+	var luci server.PackageDetails
+	if err := json.Unmarshal([]byte(get(t, p.base+"/api/v1/packages/libubox?version=24.10.4&target=ath79/generic")), &luci); err != nil {
+		t.Fatal(err)
+	}
+	if luci.Version == "" || !slices.Contains(luci.RequiredBy, "ubus") && !slices.Contains(luci.RequiredBy, "libubus") || len(luci.Depends) == 0 {
+		t.Errorf("got %+v", luci)
+	}
+}
+
+func TestSolveCommand(t *testing.T) {
+	p := startConfigured(t, "")
+	flags := []string{"solve", "--server", p.base, "--version", "24.10.4", "--target", "ath79/generic", "--profile", "tplink_archer-c7-v5"}
+	code, out, _ := runAttendant(t, nil, append(slices.Clone(flags), "--packages", "luci tmux", "--list")...)
+	if code != exitOK || !strings.HasPrefix(out, "This selection can be built: ") || !strings.Contains(out, "asked for") || !strings.Contains(out, "needed by ") {
+		t.Errorf("code %d\n%s", code, out)
+	}
+	code, out, _ = runAttendant(t, nil, append(slices.Clone(flags), "--packages", "lucy")...)
+	if code != exitFailure || !strings.Contains(out, "What would work:") || !strings.Contains(out, "--packages luci") {
+		t.Errorf("code %d\n%s", code, out)
+	}
+	code, out, _ = runAttendant(t, nil, append(slices.Clone(flags), "--packages", "auc", "--from", "23.05.5", "--json")...)
+	if code != exitOK || !strings.Contains(out, `"owut"`) || !json.Valid([]byte(out)) {
+		t.Errorf("code %d\n%s", code, out)
+	}
+	code, _, errs := runAttendant(t, nil, "solve", "--server", p.base, "--version", "1.1", "--target", "ath79/generic", "--profile", "x")
+	if code != exitFailure || !strings.Contains(errs, "Unsupported branch: 1.1") {
+		t.Errorf("code %d\n%s", code, errs)
+	}
+}
