@@ -40,6 +40,7 @@ type Catalogue interface {
 	TargetIndex(ctx context.Context, path, target string) ([]byte, error)
 	// ArchIndex returns the JSON document of an architecture's packages.
 	ArchIndex(ctx context.Context, path, arch string) ([]byte, error)
+	Locator
 }
 
 // Overview is what is offered, as overview.json and branches.json tell it.

@@ -68,6 +68,7 @@ type Server struct {
 	known       *lru.Cache[[sha256.Size]byte, *asked]
 	streams     chan struct{}
 	largeBodies chan struct{}
+	legacy      *legacyState
 	stop        chan struct{} // closed when event streams shall end
 	stopping    sync.Once
 	hurry       chan struct{} // closed when downloads shall be cut
@@ -100,6 +101,7 @@ func New(o Options) *Server {
 		bodyLimit:   minBodyLimit + 2*int64(o.Limits.MaxDefaultsLength),
 		streams:     make(chan struct{}, maxStreams),
 		largeBodies: make(chan struct{}, maxLargeBodies),
+		legacy:      newLegacyState(),
 		stop:        make(chan struct{}),
 		hurry:       make(chan struct{}),
 	}
@@ -139,6 +141,8 @@ func (s *Server) routes() http.Handler {
 	r.GET("/api/v1/build/:hash/events", s.events)
 	getParams("/api/v1/build/:hash/log", s.buildLog)
 	getParams("/store/:hash/:file", s.storeFile)
+	get("/api/v1/devices", s.devices)
+	s.legacyRoutes(r, get, getParams)
 
 	getParams("/json/v1/*path", s.jsonV1)
 	getParams("/api/v1/revision/:version/:target/:subtarget", s.revision)

@@ -67,6 +67,10 @@ func (s *Server) storeFile(w http.ResponseWriter, r *http.Request, ps httprouter
 			sum = f.SHA256
 		}
 	}
+	if sums := sha256sums(status.Job.Images); name == sumsFile && sums != nil {
+		writeBody(w, http.StatusOK, "application/octet-stream", sums)
+		return
+	}
 	if sum == "" {
 		s.writeError(w, r, gone)
 		return

@@ -54,7 +54,7 @@ func TestSearchFindsDevices(t *testing.T) {
 		{strings.Repeat("archer ", 400), 0, nil},
 		{"\x00 %$ ", 384, nil}, // nothing that could be looked for
 	} {
-		total, found := table.Search(tt.query, "", 0, 10)
+		total, found := table.Search(tt.query, "", nil, 0, 10)
 		var ids []string
 		for _, d := range found {
 			ids = append(ids, d.Profile)
@@ -69,9 +69,9 @@ func TestSearchFindsDevices(t *testing.T) {
 func TestSearchPages(t *testing.T) {
 	table := realDevices(t)
 	all := map[string]bool{}
-	total, _ := table.Search("", "", 0, 0)
+	total, _ := table.Search("", "", nil, 0, 0)
 	for offset := 0; offset < total+50; offset += 50 {
-		n, found := table.Search("", "", offset, 50)
+		n, found := table.Search("", "", nil, offset, 50)
 		if n != total || offset >= total && len(found) != 0 {
 			t.Fatalf("offset %d: %d of %d, total %d", offset, len(found), total, n)
 		}
@@ -82,14 +82,14 @@ func TestSearchPages(t *testing.T) {
 	if len(all) != total || total != 384 {
 		t.Errorf("%d of %d devices on all pages", len(all), total)
 	}
-	if n, found := table.Search("", "x86/64", 0, 50); n != 1 || found[0].Profile != "generic" {
+	if n, found := table.Search("", "x86/64", nil, 0, 50); n != 1 || found[0].Profile != "generic" {
 		t.Errorf("x86/64 has %d devices: %v", n, found)
 	}
-	if n, found := table.Search("archer", "", -5, -5); n == 0 || len(found) != 0 {
+	if n, found := table.Search("archer", "", nil, -5, -5); n == 0 || len(found) != 0 {
 		t.Errorf("negative bounds gave %d, %v", n, found)
 	}
 	// By brand, then model as people count.
-	_, found := table.Search("archer c7", "", 0, 4)
+	_, found := table.Search("archer c7", "", nil, 0, 4)
 	if got := found[3].Title(); got != "TP-Link Archer C7 v5" {
 		t.Errorf("fourth is %q", got)
 	}
@@ -108,11 +108,11 @@ func TestSearchProperties(t *testing.T) {
 		}
 		separator := rapid.SampledFrom([]string{" ", "-", " / ", "_"}).Draw(t, "separator")
 		query := strings.ToUpper(strings.Join(words, separator))
-		total, found := table.Search(query, "", 0, 100)
+		total, found := table.Search(query, "", nil, 0, 100)
 		if total == 0 || total <= 100 && !slices.ContainsFunc(found, func(f Device) bool { return f.Profile == d.Profile }) {
 			t.Fatalf("%q does not find %s", query, d.Profile)
 		}
-		n, rest := table.Search(rapid.String().Draw(t, "query"), rapid.SampledFrom([]string{"", "x86/64"}).Draw(t, "target"), rapid.Int().Draw(t, "offset"), 20)
+		n, rest := table.Search(rapid.String().Draw(t, "query"), rapid.SampledFrom([]string{"", "x86/64"}).Draw(t, "target"), nil, rapid.Int().Draw(t, "offset"), 20)
 		if len(rest) > 20 || n > len(table.devices) {
 			t.Fatalf("%d of %d", len(rest), n)
 		}
@@ -193,7 +193,7 @@ func TestDevicesOfAllReleases(t *testing.T) {
 		t.Errorf("%d requests for three lists", n)
 	}
 	var got []string
-	_, found := table.Search("", "", 0, 100)
+	_, found := table.Search("", "", nil, 0, 100)
 	for _, d := range found {
 		got = append(got, fmt.Sprintf("%s %s %v %q", d.Target, d.Profile, d.Versions, d.Title()))
 	}
@@ -210,7 +210,7 @@ func TestDevicesOfAllReleases(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, _ := one.Search("", "", 0, 10); n != 2 {
+	if n, _ := one.Search("", "", nil, 0, 10); n != 2 {
 		t.Errorf("23.05.5 has %d devices", n)
 	}
 	_, err = u.Devices(t.Context(), "9.9.9")
@@ -235,7 +235,7 @@ func TestDevicesKeepTheirProfiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got []string
-	_, found := table.Search("", "", 0, 100)
+	_, found := table.Search("", "", nil, 0, 100)
 	for _, d := range found {
 		got = append(got, fmt.Sprintf("%s %s %q %v", d.Target, d.Profile, d.Title(), d.Aliases))
 	}
@@ -247,7 +247,7 @@ func TestDevicesKeepTheirProfiles(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if n, _ := table.Search("shared name", "", 0, 10); n != 2 {
+	if n, _ := table.Search("shared name", "", nil, 0, 10); n != 2 {
 		t.Errorf("%d devices by their board name", n)
 	}
 }
@@ -262,10 +262,10 @@ func TestDevicesOffline(t *testing.T) {
 	f.Close()
 	u := openTest(t, Options{URL: f.URL, Dir: dir, RequestWait: time.Second})
 	table := settledDevices(t, u, 3)
-	if n, found := table.Search("carambola", "", 0, 10); n != 1 || !slices.Contains(found[0].Aliases, "carambola2") {
+	if n, found := table.Search("carambola", "", nil, 0, 10); n != 1 || !slices.Contains(found[0].Aliases, "carambola2") {
 		t.Errorf("offline %d carambolas: %v", n, found)
 	}
-	if n, _ := table.Search("old one", "", 0, 10); n != 1 {
+	if n, _ := table.Search("old one", "", nil, 0, 10); n != 1 {
 		t.Errorf("offline %d old ones", n)
 	}
 }
@@ -280,14 +280,14 @@ func TestDevicesWithoutAList(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, _ := table.Search("", "", 0, 10); n != 0 {
+	if n, _ := table.Search("", "", nil, 0, 10); n != 0 {
 		t.Errorf("%d devices out of nothing", n)
 	}
 	mustTarget(t, u)
 	if table, err = u.Devices(t.Context(), "24.10.1"); err != nil {
 		t.Fatal(err)
 	}
-	if n, _ := table.Search("", "", 0, 10); n != 2 {
+	if n, _ := table.Search("", "", nil, 0, 10); n != 2 {
 		t.Errorf("%d devices of the held target, want 2", n)
 	}
 }
@@ -302,7 +302,7 @@ func TestDevicesOfABrokenUpstream(t *testing.T) {
 			u := openTest(t, Options{URL: f.URL})
 			_, err := u.Devices(t.Context(), "24.10.0")
 			wantCode(t, err, imagebuilder.CodeUpstreamUnavailable, "the devices of 24.10.0")
-			if n, _ := settledDevices(t, u, 2).Search("", "", 0, 10); n != 4 {
+			if n, _ := settledDevices(t, u, 2).Search("", "", nil, 0, 10); n != 4 {
 				t.Errorf("%d devices of the other releases, want 4", n)
 			}
 		})
@@ -317,7 +317,7 @@ func TestDevicesOfABrokenUpstream(t *testing.T) {
 			return true
 		})
 		c.add(2 * devicesEvery)
-		if n, _ := settledDevices(t, u, 3).Search("", "", 0, 10); n != 4 {
+		if n, _ := settledDevices(t, u, 3).Search("", "", nil, 0, 10); n != 4 {
 			t.Errorf("%d devices are left, want 4", n)
 		}
 	})
@@ -368,7 +368,7 @@ func FuzzParseDevices(f *testing.F) {
 			table.devices = append(table.devices, Device{Profile: d.profile, Target: d.target, Titles: d.titles, Versions: table.versions})
 		}
 		table.prepare()
-		table.Search(string(data), "", 0, 10)
+		table.Search(string(data), "", nil, 0, 10)
 	})
 }
 
@@ -379,6 +379,6 @@ func BenchmarkSearch(b *testing.B) {
 	}
 	table.prepare()
 	for b.Loop() {
-		table.Search("tplnk archer c7 v5", "", 0, 20)
+		table.Search("tplnk archer c7 v5", "", nil, 0, 20)
 	}
 }

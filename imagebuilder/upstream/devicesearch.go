@@ -143,10 +143,14 @@ const (
 
 // Search finds devices by words of their titles, ids and board names, in any
 // order, with small mistakes forgiven; an empty text finds all. target, if not
-// "", must be the device's. It returns how many there are, and those from
-// offset on, at most limit: the likeliest first, a hit in the brand before
-// others, then by brand and model.
-func (t *Devices) Search(text, target string, offset, limit int) (total int, found []Device) {
+// "", must be the device's, and one of its releases offered, if not nil. It
+// returns how many there are, and those from offset on, at most limit: the
+// likeliest first, a hit in the brand before others, then by brand and model.
+func (t *Devices) Search(text, target string, offered func(version string) bool, offset, limit int) (total int, found []Device) {
+	counts := make(map[string]bool, len(t.versions))
+	for _, v := range t.versions {
+		counts[v] = (t.version == "" || t.version == v) && (offered == nil || offered(v))
+	}
 	if len(text) > maxQuery {
 		text = text[:maxQuery]
 	}
@@ -161,7 +165,7 @@ func (t *Devices) Search(text, target string, offset, limit int) (total int, fou
 	var hits []hit
 	for i := range t.devices {
 		d := &t.devices[i]
-		if target != "" && d.Target != target || t.version != "" && !slices.Contains(d.Versions, t.version) {
+		if target != "" && d.Target != target || !slices.ContainsFunc(d.Versions, func(v string) bool { return counts[v] }) {
 			continue
 		}
 		score := 0
@@ -180,6 +184,7 @@ func (t *Devices) Search(text, target string, offset, limit int) (total int, fou
 	found = make([]Device, len(hits))
 	for i, h := range hits {
 		found[i] = t.devices[h.device]
+		found[i].Versions = slices.DeleteFunc(slices.Clone(found[i].Versions), func(v string) bool { return offered != nil && !offered(v) })
 	}
 	return total, found
 }
