@@ -3,8 +3,6 @@ package server
 import (
 	"context"
 	"net/http"
-	"net/url"
-	"strconv"
 
 	"attendant/imagebuilder"
 )
@@ -43,17 +41,9 @@ type Location struct {
 	Moved   bool // to another target than the one asked for
 }
 
-// Bounds of a page of a search.
-const (
-	defaultPage = 20
-	maxPage     = 100
-	maxOffset   = 1_000_000
-	maxText     = 200 // bytes of a search text
-)
-
 // devices answers a search for devices.
 func (s *Server) devices(w http.ResponseWriter, r *http.Request) {
-	q, err := deviceQuery(r.URL.Query())
+	q, err := deviceQuery(r)
 	if err != nil {
 		s.writeError(w, r, err)
 		return
@@ -67,35 +57,20 @@ func (s *Server) devices(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, jsonBody(list))
 }
 
-func deviceQuery(values url.Values) (DeviceQuery, error) {
-	bad := func(format string, args ...any) (DeviceQuery, error) {
-		return DeviceQuery{}, imagebuilder.Errorf(imagebuilder.CodeMalformed, format, args...)
-	}
-	q := DeviceQuery{Text: values.Get("q"), Version: values.Get("version"), Target: values.Get("target"), Limit: defaultPage}
+func deviceQuery(r *http.Request) (q DeviceQuery, err error) {
+	values := r.URL.Query()
+	q.Version, q.Target = values.Get("version"), values.Get("target")
 	switch {
-	case len(q.Text) > maxText:
-		return bad("q: it has %d bytes; at most %d are looked at.", len(q.Text), maxText)
 	case q.Version != "" && !imagebuilder.ValidVersion(q.Version):
-		return bad("version: %.100q is not a release's name.", q.Version)
+		return q, imagebuilder.Errorf(imagebuilder.CodeMalformed, "version: %.100q is not a release's name.", q.Version)
 	case q.Target != "" && !imagebuilder.ValidTarget(q.Target):
-		return bad("target: %.100q is not a target with its subtarget, as in \"ath79/generic\".", q.Target)
+		return q, imagebuilder.Errorf(imagebuilder.CodeMalformed, "target: %.100q is not a target with its subtarget, as in \"ath79/generic\".", q.Target)
 	}
-	for _, number := range []struct {
-		name      string
-		into      *int
-		low, high int
-	}{{"offset", &q.Offset, 0, maxOffset}, {"limit", &q.Limit, 1, maxPage}} {
-		text := values.Get(number.name)
-		if text == "" {
-			continue
-		}
-		n, err := strconv.Atoi(text)
-		if err != nil || n < number.low || n > number.high {
-			return bad("%s: %.20q is not a number from %d to %d.", number.name, text, number.low, number.high)
-		}
-		*number.into = n
+	if q.Text, err = query(r); err != nil {
+		return q, err
 	}
-	return q, nil
+	q.Offset, q.Limit, err = page(r)
+	return q, err
 }
 
 // Locator finds devices. It is part of Catalogue.
