@@ -125,8 +125,13 @@ func newApplication(cfg *Config, log zerolog.Logger, more extras) (a *applicatio
 	if err != nil {
 		return nil, err
 	}
+	signing, err := server.OpenSigningKey(filepath.Join(cfg.Data, "legacy-signing.key"))
+	if err != nil {
+		return nil, err
+	}
 	a.server = server.New(server.Options{
-		Catalogue: a.distros[0], Distributions: a.distributions(), Queue: a.queue, Images: a.images,
+		SigningKey: signing,
+		Catalogue:  a.distros[0], Distributions: a.distributions(), Queue: a.queue, Images: a.images,
 		Statistics: statistics{a.db.Statistics()}, Database: database{a.db},
 		Version: readBuildInfo().Version, Contact: cfg.Contact, PublicURL: cfg.PublicURL,
 		AllowDefaults: cfg.AllowDefaults, RepositoryAllowList: cfg.RepositoryAllowList,

@@ -23,19 +23,26 @@ ask() {
 	[ ! -s "$work/body" ] || { printf '  '; cut -c 1-600 "$work/body"; say; }
 }
 
+# again METHOD PATH [BODY]: asks as long as the reply is that things are on
+# their way, as the clients do.
+again() {
+	ask "$@"
+	while [ "$status" = 201 ] || [ "$status" = 202 ] || [ "$status" = 206 ]; do sleep 1; ask "$@"; done
+}
+
 # value NAME: the string member of the last reply.
 value() { sed -n "s/.*\"$1\":\"\\{0,1\\}\\([^\",}]*\\).*/\\1/p" "$work/body"; }
 
 device='"distro":"LEDE","target":"ar71xx","subtarget":"generic"'
 
 say "== 2017: check"
-ask POST /update-request "{$device,\"version\":\"17.01.4\",\"packages\":{\"luci\":\"git-17.290.79498-d3f0685-1\",\"tmux\":\"2.3-1\"}}"
+again POST /update-request "{$device,\"version\":\"17.01.4\",\"packages\":{\"luci\":\"git-17.290.79498-d3f0685-1\",\"tmux\":\"2.3-1\"}}"
 [ "$status" = 200 ] || fail "there is an upgrade from 17.01.4"
 version=$(value version)
 
 say "== 2017: request, and the same again until it is there"
 request="{$device,\"version\":\"$version\",\"board\":\"archer-c7-v5\",\"model\":\"TP-Link Archer C7 v5\",\"packages\":[\"luci\",\"tmux\"]}"
-while ask POST /image-request "$request"; [ "$status" = 201 ] || [ "$status" = 206 ]; do sleep 1; done
+again POST /image-request "$request"
 [ "$status" = 200 ] || fail "the image is built"
 
 say "== 2017: download and checksum"
@@ -49,7 +56,7 @@ say "  $(wc -c < "$work/image") bytes, MD5 $sum"
 device='"distro":"OpenWrt","target":"ar71xx","subtarget":"generic"'
 
 say "== 2018: check"
-ask POST /api/upgrade-check "{$device,\"version\":\"18.06.1\",\"packages\":{\"luci\":\"git-18.228.31946-f64b152-1\",\"wpad-mini\":\"2018-05-21-5e1a0a6b-4\"},\"upgrade_packages\":1}"
+again POST /api/upgrade-check "{$device,\"version\":\"18.06.1\",\"packages\":{\"luci\":\"git-18.228.31946-f64b152-1\",\"wpad-mini\":\"2018-05-21-5e1a0a6b-4\"},\"upgrade_packages\":1}"
 [ "$status" = 200 ] || fail "there is an upgrade from 18.06.1"
 version=$(value version)
 ask POST /api/upgrade-check "{$device,\"version\":\"$version\",\"packages\":{},\"upgrade_packages\":0}"
@@ -58,7 +65,7 @@ ask POST /api/upgrade-check "{$device,\"version\":\"$version\",\"packages\":{},\
 say "== 2018: request, then its hash until it is there"
 ask POST /api/upgrade-request "{$device,\"version\":\"$version\",\"board\":\"archer-c7-v5\",\"packages\":[\"htop\",\"luci\",\"wpad-mini\"]}"
 hash=$(value request_hash)
-while [ "$status" = 202 ]; do sleep 1; ask GET "/api/upgrade-request/$hash"; done
+again GET "/api/upgrade-request/$hash"
 [ "$status" = 200 ] || fail "the image is built"
 
 say "== 2018: download and checksum"

@@ -80,6 +80,7 @@ func (s *Server) legacyRoutes(r *httprouter.Router, get func(string, http.Handle
 	getParams("/api/build-request/:hash", poll(false))
 
 	getParams("/store/:hash", s.legacyListing)
+	get("/api/signing-key", s.legacyKey)
 	getParams("/api/image/:hash", s.legacyImage)
 	getParams("/api/manifest/:hash", s.legacyManifest)
 	get("/api/distros", s.legacyDistros)

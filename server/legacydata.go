@@ -50,6 +50,9 @@ func (s *Server) legacyListing(w http.ResponseWriter, r *http.Request, ps httpro
 	if sums := sha256sums(job.Images); sums != nil {
 		files = append(files, legacyFile{sumsFile, "file", made, int64(len(sums))})
 	}
+	if s.o.SigningKey != nil {
+		files = append(files, legacyFile{signatureFile, "file", made, int64(len(s.o.SigningKey.sign(nil)))})
+	}
 	slices.SortFunc(files, func(a, b legacyFile) int { return strings.Compare(a.Name, b.Name) })
 	writeJSON(w, http.StatusOK, jsonBody(files))
 }

@@ -42,6 +42,9 @@ type Options struct {
 	// are told to fetch the release's files there.
 	UpstreamTree http.Handler
 
+	// SigningKey, if set, signs the sha256sums of images.
+	SigningKey *SigningKey
+
 	StallTimeout time.Duration // of downloads; default 2 minutes
 	BodyStall    time.Duration // a pause inside a request's body; default 30 s
 	Now          func() time.Time

@@ -67,8 +67,7 @@ func (s *Server) storeFile(w http.ResponseWriter, r *http.Request, ps httprouter
 			sum = f.SHA256
 		}
 	}
-	if sums := sha256sums(status.Job.Images); name == sumsFile && sums != nil {
-		writeBody(w, http.StatusOK, "application/octet-stream", sums)
+	if sum == "" && s.legacySums(w, r, ps, status.Job) {
 		return
 	}
 	if sum == "" {
