@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"attendant/imagebuilder"
@@ -58,18 +57,55 @@ func (p *planner) Plan(ctx context.Context, q runner.Question) (*runner.Plan, er
 	case q.Doubt:
 		plan.Why = "the ImageBuilder made another choice than was foreseen."
 	default:
-		plan.Solution = p.solve(universe, q.Wish)
-		plan.Certain = plan.Solution.Certain && len(plan.Solution.Problems) == 0 && b.installs(plan.Solution)
-		if !plan.Certain && len(plan.Solution.Doubts) > 0 {
-			plan.Why = plan.Solution.Doubts[0]
+		if why := b.settle(plan, p.solve(universe, q.Wish)); why != "" {
+			plan.Why = why
 		}
 	}
 	if plan.Certain {
-		b.choose(plan.Solution)
+		b.choose(plan.Selected)
 	} else if err := b.chooseAll(); err != nil {
 		return nil, err
 	}
 	return plan, nil
+}
+
+// settle makes the plan certain if the solution is, and everything in it is of
+// the build's feeds or comes with the builder; else it says why not.
+func (b *planned) settle(plan *runner.Plan, s *feeds.Solution) (why string) {
+	switch {
+	case len(s.Problems) > 0:
+		return s.Problems[0].Detail
+	case !s.Certain && len(s.Doubts) > 0:
+		return s.Doubts[0]
+	case !s.Certain:
+		return "the resolver is not certain."
+	}
+	manifest := make(imagebuilder.Manifest, len(s.Selected))
+	selected := make([]*feeds.Package, 0, len(s.Selected))
+	for _, chosen := range s.Selected {
+		version := chosen.Version
+		if chosen.Feed == nil {
+			if version = b.localVersion(chosen.Name); version == "" {
+				return chosen.Name + " is in no feed."
+			}
+		}
+		manifest[chosen.BaseName()] = version
+		selected = append(selected, chosen.Package)
+	}
+	plan.Certain, plan.Manifest, plan.Selected = true, manifest, selected
+	return ""
+}
+
+// localVersion is the version of a package that the builder brings along, by
+// its file's name: "libc_1.2.5-r4_mips_24kc.ipk".
+func (b *planned) localVersion(name string) string {
+	for _, file := range b.q.Local {
+		if rest, ok := strings.CutPrefix(file, name+"_"); ok {
+			version, _, _ := strings.Cut(rest, "_")
+			return version
+		}
+	}
+	return ""
 }
 
 // planned is one build's packages.
@@ -128,22 +164,6 @@ func (b *planned) universe(ctx context.Context) (*feeds.Universe, error) {
 	return universe, nil
 }
 
-// installs tells whether all that is selected can be fetched: it is of the
-// build's feeds.
-func (b *planned) installs(s *feeds.Solution) bool {
-	for _, selected := range s.Selected {
-		if selected.Package == nil || !slices.ContainsFunc(b.feeds, func(f feeds.Feed) bool { return holds(f, selected.Package) }) {
-			return false
-		}
-	}
-	return true
-}
-
-// holds tells whether p is one of a feed's packages.
-func holds(f feeds.Feed, p *feeds.Package) bool {
-	return slices.ContainsFunc(f.Index.Packages, func(other feeds.Package) bool { return same(&other, p) })
-}
-
 func same(a, b *feeds.Package) bool {
 	return a.Name == b.Name && a.Version == b.Version && a.Architecture == b.Architecture && a.SHA256 == b.SHA256 && a.Identity == b.Identity
 }
@@ -151,10 +171,10 @@ func same(a, b *feeds.Package) bool {
 // choose wants what is selected, in every feed that has it: which of them the
 // package manager takes it from is its own affair. What the ImageBuilder
 // brings along is wanted too, for it may be passed over.
-func (b *planned) choose(s *feeds.Solution) {
+func (b *planned) choose(list []*feeds.Package) {
 	selected := map[string]*feeds.Package{}
-	for _, chosen := range s.Selected {
-		selected[chosen.Name] = chosen.Package
+	for _, chosen := range list {
+		selected[chosen.Name] = chosen
 	}
 	for i, f := range b.feeds {
 		for j := range f.Index.Packages {

@@ -196,7 +196,7 @@ func (a *attempt) read(name string) (string, error) {
 // certain, else from `make manifest`.
 func (a *attempt) decide(ctx context.Context, common, requested []string) (imagebuilder.Manifest, error) {
 	if a.certain() {
-		return a.plan.Manifest(), nil // checked before anything was fetched
+		return a.plan.Manifest, nil // checked before anything was fetched
 	}
 	a.out.Stage(imagebuilder.StageManifest)
 	manifest, err := a.manifest(ctx, append([]string{"make", "manifest"}, append(common, "STRIP_ABI=1")...))

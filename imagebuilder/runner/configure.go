@@ -105,16 +105,15 @@ func (a *attempt) prepare(ctx context.Context, b *Builder, info *Info, profile I
 		return err
 	}
 	if a.certain() {
-		manifest := a.plan.Manifest()
-		if e := checkVersions(manifest, a.job.Request.PackagesVersions, requested); e != nil {
+		if e := checkVersions(a.plan.Manifest, a.job.Request.PackagesVersions, requested); e != nil {
 			return e
 		}
 		if !t.apk {
-			chosen := make([]feeds.Package, 0, len(a.plan.Solution.Selected))
-			for i := range a.plan.Solution.Selected {
-				chosen = append(chosen, *a.plan.Solution.Selected[i].Package)
+			chosen := make([]feeds.Package, len(a.plan.Selected))
+			for i, p := range a.plan.Selected {
+				chosen[i] = *p
 			}
-			if e := conflictError(manifest, chosen); e != nil {
+			if e := conflictError(a.plan.Manifest, chosen); e != nil {
 				return e
 			}
 		}

@@ -60,7 +60,7 @@ func (a *attempt) counterexample(e *imagebuilder.Error, err error) {
 	request := a.job.Request
 	request.Defaults = nil // they may hold passwords
 	text, _ := json.Marshal(request)
-	solution, _ := json.Marshal(a.plan.Manifest())
+	solution, _ := json.Marshal(a.plan.Manifest)
 	var manifest []byte
 	if d, ok := errors.AsType[*differenceError](err); ok {
 		manifest, _ = json.Marshal(d.image)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -34,6 +35,8 @@ type Question struct {
 	Manager feeds.Manager
 	Wish    feeds.Wish
 	Feeds   []FeedLine // in the order in which the package manager reads them
+	// Local are the file names of the packages that the builder brings along.
+	Local []string
 	// Keys are the public keys, each a file's content, that the package
 	// manager trusts.
 	Keys [][]byte
@@ -51,11 +54,14 @@ type FeedLine struct {
 
 // Plan is what is known of a build beforehand.
 type Plan struct {
-	// Solution is what will be installed; nil where nobody can say.
-	Solution *feeds.Solution
-	// Certain tells that the ImageBuilder will install exactly Solution, which
-	// has no problems. Else `make manifest` is asked.
+	// Certain tells that the ImageBuilder will install exactly Selected. Else
+	// `make manifest` is asked.
 	Certain bool
+	// Selected is what will be installed, and Manifest the same by names
+	// without ABI suffixes, as `make manifest STRIP_ABI=1` prints it. Both are
+	// nil where the plan is not certain.
+	Selected []*feeds.Package
+	Manifest imagebuilder.Manifest
 	// Why says, where a plan is not certain, why: a sentence for the log, or "".
 	Why string
 	// Fetch gets everything that the build may need, which stays until
@@ -76,17 +82,6 @@ type Fetched struct {
 type FetchedFeed struct {
 	Files map[string]string
 	Data  map[string][]byte
-}
-
-// Manifest is the selection without ABI suffixes, as `make manifest
-// STRIP_ABI=1` prints it.
-func (p *Plan) Manifest() imagebuilder.Manifest {
-	m := make(imagebuilder.Manifest, len(p.Solution.Selected))
-	for i := range p.Solution.Selected {
-		s := p.Solution.Selected[i].Package
-		m[s.BaseName()] = s.Version
-	}
-	return m
 }
 
 // feedLines reads a builder's list of feeds. bases are the addresses below
@@ -170,6 +165,9 @@ func (a *attempt) ask(ctx context.Context, b *Builder, info *Info, profile InfoP
 	if q.Keys, err = a.trustedKeys(b); err != nil {
 		return nil, err
 	}
+	if q.Local, err = localPackages(b.Dir); err != nil {
+		return nil, err
+	}
 	p, err := a.r.o.Planner.Plan(ctx, q)
 	if errors.Is(err, ErrNoPlan) {
 		a.out.Line("attendant: " + err.Error())
@@ -211,6 +209,23 @@ func (a *attempt) trustedKeys(b *Builder) ([][]byte, error) {
 		keys = append(keys, content)
 	}
 	return keys, nil
+}
+
+// localPackages are the names of the package files in a builder: in packages/,
+// and libc and kernel of opkg's releases beside the kernel.
+func localPackages(dir string) ([]string, error) {
+	var names []string
+	for _, pattern := range []string{"packages/*.ipk", "packages/*.apk", "build_dir/target-*/linux-*/linux-*/*.ipk"} {
+		found, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range found {
+			names = append(names, filepath.Base(name))
+		}
+	}
+	slices.Sort(names)
+	return names, nil
 }
 
 // lay makes the folders of a build's own feeds and returns them in the order
