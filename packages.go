@@ -28,7 +28,10 @@ type planner struct {
 
 // planner plans the builds of all distributions.
 func (a *application) planner() *planner {
-	return &planner{upstream: func(req imagebuilder.Request) *upstream.Upstream { return a.distro(req.Distro).upstream }}
+	return &planner{
+		upstream: func(req imagebuilder.Request) *upstream.Upstream { return a.distro(req.Distro).upstream },
+		solve:    (*feeds.Universe).Solve,
+	}
 }
 
 // noPlan says why a build has to fetch for itself.

@@ -54,7 +54,7 @@ func newWorkshop(t testing.TB, o upstream.Options) *workshop {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	w.planner = &planner{upstream: func(imagebuilder.Request) *upstream.Upstream { return w.upstream }}
+	w.planner = &planner{solve: (*feeds.Universe).Solve, upstream: func(imagebuilder.Request) *upstream.Upstream { return w.upstream }}
 	data := t.TempDir()
 	var err error
 	w.runner, err = runner.New(runner.Options{
