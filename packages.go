@@ -100,9 +100,12 @@ func (b *planned) settle(plan *runner.Plan, s *feeds.Solution) (why string) {
 }
 
 // localVersion is the version of a package that the builder brings along, by
-// its file's name: "libc_1.2.5-r4_mips_24kc.ipk".
+// its file's name: "libc_1.2.5-r4_mips_24kc.ipk", "libc-1.2.5-r4.apk".
 func (b *planned) localVersion(name string) string {
 	for _, file := range b.q.Local {
+		if rest, ok := strings.CutPrefix(file, name+"-"); ok && b.q.Manager == feeds.APK && rest[0] >= '0' && rest[0] <= '9' {
+			return strings.TrimSuffix(rest, ".apk")
+		}
 		if rest, ok := strings.CutPrefix(file, name+"_"); ok {
 			version, _, _ := strings.Cut(rest, "_")
 			return version

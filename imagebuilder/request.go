@@ -349,7 +349,9 @@ func (r Request) ContentHash(generation string, m Manifest) string {
 	part("target", r.Target)
 	part("profile", r.Profile)
 	for _, name := range slices.Sorted(maps.Keys(m)) {
-		part("package", name, m[name])
+		if name != "libc" && name != "kernel" { // they come with the builder, which the generation names
+			part("package", name, m[name])
+		}
 	}
 	r.writeOptions(part)
 	return hex.EncodeToString(h.Sum(nil))

@@ -60,7 +60,8 @@ func (s *Server) submit(r *http.Request, a *asked) (queueStatus, error) {
 		}
 		return s.o.Queue.Refuse(final.hash, final.request, generation, final.refusal), nil
 	}
-	status, err := s.o.Queue.Submit(r.Context(), final.hash, final.request, generation)
+	content := func() string { return c.Content(r.Context(), final.request, generation) }
+	status, err := s.o.Queue.SubmitAlike(r.Context(), final.hash, content, final.request, generation)
 	if err != nil {
 		return queueStatus{}, err
 	}
