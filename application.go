@@ -105,6 +105,7 @@ func newApplication(cfg *Config, log zerolog.Logger, more extras) (a *applicatio
 		Builders: runner.BuildersFunc(func(ctx context.Context, req imagebuilder.Request, g imagebuilder.Generation, rep imagebuilder.Reporter) (*runner.Builder, func(), error) {
 			return a.distro(req.Distro).Builder(ctx, req, g, rep)
 		}),
+		Planner: a.planner(), KeysDir: filepath.Join(cfg.Data, "build-keys"),
 		WorkDir: work, UpstreamURL: cfg.Upstream, StepIdle: cfg.IdleTimeout, JobLimit: cfg.JobTimeout,
 		Nice: 5, Env: proxyVariables(os.Environ()), Log: structured.With("part", "runner"),
 	})

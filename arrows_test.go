@@ -9,7 +9,7 @@ import (
 // The arrows between the parts, as the design draws them: what each package
 // may import of the module. "imagebuilder" itself everyone may.
 var arrows = map[string][]string{
-	"attendant": {"imagebuilder/upstream", "imagebuilder/runner", "imagebuilder/sandbox", "imagebuilder/sample",
+	"attendant": {"imagebuilder/upstream", "imagebuilder/feeds", "imagebuilder/runner", "imagebuilder/sandbox", "imagebuilder/sample",
 		"server", "queue", "store", "store/images", "replacements", "systemd"},
 	"imagebuilder":          {},
 	"imagebuilder/upstream": {"imagebuilder/feeds"},

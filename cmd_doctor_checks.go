@@ -256,19 +256,19 @@ func (e *examiner) checkSpace() []finding {
 	if err != nil {
 		return nil // said by checkData
 	}
-	used := diskUsage(filepath.Join(e.config.Data, "images"), filepath.Join(e.config.Data, "builders"))
-	budgets := e.config.ImageBudget + e.config.BuilderBudget
+	used := diskUsage(filepath.Join(e.config.Data, "images"), filepath.Join(e.config.Data, "builders"), filepath.Join(e.config.Data, "packages"))
+	budgets := e.config.ImageBudget + e.config.BuilderBudget + e.config.PackageBudget
 	size := func(n int64) string { return humanize.Bytes(uint64(max(n, 0))) }
-	f := finding{Name: "disk", Status: fine, Detail: fmt.Sprintf("%s free; the budgets for images and ImageBuilders are %s, %s of it in use.", size(s.free), size(budgets), size(used))}
+	f := finding{Name: "disk", Status: fine, Detail: fmt.Sprintf("%s free; the budgets for images, ImageBuilders and packages are %s, %s of it in use.", size(s.free), size(budgets), size(used))}
 	switch {
 	case s.free < scratchSpace/4 || s.free+used < scratchSpace:
 		f.Status = missing
-		f.Detail = fmt.Sprintf("Only %s are free; a build needs about %s beside the %s that images and ImageBuilders may take.", size(s.free), size(scratchSpace), size(budgets))
+		f.Detail = fmt.Sprintf("Only %s are free; a build needs about %s beside the %s that images, ImageBuilders and packages may take.", size(s.free), size(scratchSpace), size(budgets))
 		f.Fix = "Make room, or set data to a folder on a larger disk."
 	case s.free+used < budgets+scratchSpace:
 		f.Status = note
-		f.Detail = fmt.Sprintf("%s are free, but images and ImageBuilders may take %s more, and a build %s.", size(s.free), size(budgets-used), size(scratchSpace))
-		f.Fix = fmt.Sprintf("Set image_budget and builder_budget to %s together.", size(max(s.free+used-scratchSpace, 2*minBudget)))
+		f.Detail = fmt.Sprintf("%s are free, but images, ImageBuilders and packages may take %s more, and a build %s.", size(s.free), size(budgets-used), size(scratchSpace))
+		f.Fix = fmt.Sprintf("Set image_budget, builder_budget and package_budget to %s together.", size(max(s.free+used-scratchSpace, 3*minBudget)))
 	}
 	found := []finding{f}
 	if s.files > 0 && s.freeFiles < enoughFiles {

@@ -145,7 +145,7 @@ func TestDoctorFindings(t *testing.T) {
 		{"data folder to be made", func(m *fakeMachine) { m.config.Data += "/x/y" }, "data folder", fine, "will be made", ""},
 		{"data folder is a special one", func(m *fakeMachine) { m.config.Data = "/proc/self" }, "data folder", missing, "Nothing can be written into /proc/self", ""},
 		{"disk full", func(m *fakeMachine) { m.space.free = 1e8 }, "disk", missing, "Only 100 MB are free", "larger disk"},
-		{"disk smaller than the budgets", func(m *fakeMachine) { m.space.free = 8e9 }, "disk", note, "8.0 GB are free, but images and ImageBuilders may take 20 GB more", "to 6.0 GB together"},
+		{"disk smaller than the budgets", func(m *fakeMachine) { m.space.free = 8e9 }, "disk", note, "8.0 GB are free, but images, ImageBuilders and packages may take 20 GB more", "to 6.0 GB together"},
 		{"few inodes", func(m *fakeMachine) { m.space.freeFiles = 500 }, "inodes", note, "only 500 more files", ""},
 		{"little memory", func(m *fakeMachine) { m.files["/proc/meminfo"] = "MemTotal: 500000 kB\nSwapTotal: 100000 kB\n" }, "memory", note, "488 MiB, with 98 MiB of swap", "workers = 1"},
 		{"namespaces off", func(m *fakeMachine) { m.files["/proc/sys/user/max_user_namespaces"] = "0\n" }, "namespaces", note, "switched off", "user.max_user_namespaces"},

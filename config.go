@@ -54,6 +54,7 @@ type Config struct {
 
 	ImageBudget   int64 // bytes
 	BuilderBudget int64 // bytes
+	PackageBudget int64 // bytes
 
 	LogLevel  slog.Level
 	LogFormat string // "text" or "json"

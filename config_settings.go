@@ -172,6 +172,10 @@ var settings = []setting{
 		help: "How much disk the unpacked ImageBuilders may take; the least recently used go first.",
 		doc:  "One takes between 0.3 and 1.5 GB."},
 		func(c *Config) *int64 { return &c.BuilderBudget }),
+	sizeSetting(setting{key: "package_budget", group: groupDisk, def: "4GB",
+		help: "How much disk the packages may take that are kept for builds; the least recently used go first.",
+		doc:  "An image takes between 5 and 50 MB of them, most of which it shares with others."},
+		func(c *Config) *int64 { return &c.PackageBudget }),
 
 	{key: "log_level", group: groupLog, def: "info", placeholder: "LEVEL",
 		help:    "What is worth logging.",

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"attendant/imagebuilder"
@@ -14,9 +15,13 @@ import (
 )
 
 // openDistributions opens the upstream of every distribution. They share the
-// disk that ImageBuilders may take.
+// disk that ImageBuilders may take, and the packages.
 func (a *application) openDistributions(more extras, log *slog.Logger) error {
 	cfg := a.cfg
+	packages, err := upstream.OpenPackages(upstream.PackagesOptions{Dir: filepath.Join(cfg.Data, "packages"), Budget: cfg.PackageBudget, Log: log})
+	if err != nil {
+		return err
+	}
 	first := Distribution{
 		Name: imagebuilder.DefaultDistro, Upstream: cfg.Upstream, Keys: cfg.Keys, RequireSignatures: cfg.RequireSignatures,
 		Replacements: imagebuilder.DefaultDistro, Branches: cfg.Branches,
@@ -26,7 +31,7 @@ func (a *application) openDistributions(more extras, log *slog.Logger) error {
 			URL: d.Upstream, Dir: cfg.Data, KeysDir: d.Keys, RequireSignatures: d.RequireSignatures,
 			Refresh: cfg.Refresh, SnapshotRefresh: cfg.SnapshotRefresh, RequestWait: cfg.UpstreamWait,
 			BuilderBudget: cfg.BuilderBudget / int64(1+len(cfg.Distributions)), Branches: upstreamBranches(d.Branches),
-			Prepare: a.runner.Prepare, Log: log,
+			Packages: packages, Prepare: a.runner.Prepare, Log: log,
 		}
 		feeds, err := readFeedKeys(d.Feeds)
 		if err != nil {

@@ -62,7 +62,7 @@ func newCommandLine() *commandLine {
 	c := &commandLine{}
 	c.Serve.configFlags = settingFlags()
 	c.Config.configFlags = settingFlags()
-	c.Doctor.configFlags = settingFlags("data", "upstream", "keys", "listen", "workers", "image_budget", "builder_budget")
+	c.Doctor.configFlags = settingFlags("data", "upstream", "keys", "listen", "workers", "image_budget", "builder_budget", "package_budget")
 	c.Jobs.configFlags = settingFlags("data", "control")
 	c.Cancel.configFlags = settingFlags("data", "control")
 	c.Evict.configFlags = settingFlags("data", "control")

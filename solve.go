@@ -71,6 +71,28 @@ func (c *catalogue) Impossible(ctx context.Context, r imagebuilder.Request, g im
 	return otherVersions(u, s.Manifest(), r.PackagesVersions)
 }
 
+// Content is the content hash of a request's image where that is certain
+// before the build: where the resolver is, and nothing else than the packages of
+// the release has a say.
+func (c *catalogue) Content(ctx context.Context, r imagebuilder.Request, g imagebuilder.Generation) string {
+	if len(r.Repositories) > 0 || r.VersionCode != "" && r.VersionCode != g.Revision {
+		return ""
+	}
+	t, err := c.current(ctx, r, g)
+	if err != nil || t == nil {
+		return ""
+	}
+	u := t.Universe()
+	if u == nil {
+		return ""
+	}
+	s := u.Solve(wish(r, t))
+	if !s.Certain || len(s.Problems) > 0 {
+		return ""
+	}
+	return r.ContentHash(g.Digest, s.Manifest())
+}
+
 // otherVersions tells which packages will be there in another version than was
 // asked for.
 func otherVersions(u *feeds.Universe, m imagebuilder.Manifest, asked imagebuilder.Pairs) *imagebuilder.Error {

@@ -64,6 +64,20 @@ type Job struct {
 	Stages  []StageTime `json:"stages,omitempty"`
 	Failure *Failure    `json:"failure,omitempty"` // in state Failed
 	Images  *ImageSet   `json:"images,omitempty"`  // in state Done
+
+	// Content is the request's ContentHash: as foreseen, "" where nobody can
+	// tell, and in state Done that of what was built.
+	Content string `json:"content,omitempty"`
+	// Shares is the hash of the job whose images these are, "" for its own.
+	Shares string `json:"shares,omitempty"`
+}
+
+// ImagesHash is the hash that the images of a done job lie under.
+func (j *Job) ImagesHash() string {
+	if j.Shares != "" {
+		return j.Shares
+	}
+	return j.Hash
 }
 
 // Generation names one consistent, verified view of a target: what a request

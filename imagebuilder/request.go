@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"hash"
 	"io"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -309,13 +310,7 @@ const hashVersion = "attendant request 1"
 // profile resolved to an id.
 func (r Request) Hash(generation string) string {
 	h := sha256.New()
-	part := func(name string, values ...string) {
-		writeDelimited(h, name)
-		writeDelimited(h, strconv.Itoa(len(values)))
-		for _, v := range values {
-			writeDelimited(h, v)
-		}
-	}
+	part := partWriter(h)
 	part(hashVersion)
 	part("generation", generation)
 	part("distro", r.Distro)
@@ -331,6 +326,50 @@ func (r Request) Hash(generation string) string {
 	slices.Sort(versions)
 	part("packages_versions", versions...)
 	part("diff_packages", strconv.FormatBool(r.DiffPackages))
+	r.writeOptions(part)
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// contentVersion changes when the canonical form of contents does.
+const contentVersion = "attendant content 1"
+
+// ContentHash returns the SHA-256, in hex, of what will be in the image,
+// whatever the words it was asked for in: requests that differ in form, but
+// whose packages come to the same manifest for the same device with the same
+// options, share it. What differs between their images is only which packages
+// are noted as asked for and which as needed by others. r is as for Hash, m the
+// packages without ABI suffixes.
+func (r Request) ContentHash(generation string, m Manifest) string {
+	h := sha256.New()
+	part := partWriter(h)
+	part(contentVersion)
+	part("generation", generation)
+	part("distro", r.Distro)
+	part("version", r.Version)
+	part("target", r.Target)
+	part("profile", r.Profile)
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		if name != "libc" && name != "kernel" { // they come with the builder, which the generation names
+			part("package", name, m[name])
+		}
+	}
+	r.writeOptions(part)
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// partWriter writes named, length-delimited parts.
+func partWriter(h hash.Hash) func(name string, values ...string) {
+	return func(name string, values ...string) {
+		writeDelimited(h, name)
+		writeDelimited(h, strconv.Itoa(len(values)))
+		for _, v := range values {
+			writeDelimited(h, v)
+		}
+	}
+}
+
+// writeOptions writes what changes the image beside its packages.
+func (r Request) writeOptions(part func(name string, values ...string)) {
 	if r.Defaults != nil {
 		part("defaults", *r.Defaults)
 	}
@@ -347,7 +386,6 @@ func (r Request) Hash(generation string) string {
 		}
 	}
 	part("repository_keys", r.RepositoryKeys...)
-	return hex.EncodeToString(h.Sum(nil))
 }
 
 func writeDelimited(h hash.Hash, s string) {

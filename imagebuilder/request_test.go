@@ -304,3 +304,57 @@ func FuzzPairs(f *testing.F) {
 		}
 	})
 }
+
+// What is in the image makes its content, not the words it was asked for in.
+func TestContentHash(t *testing.T) {
+	manifest := Manifest{"luci": "1", "tmux": "2"}
+	base := plainRequest().Normalize()
+	base.Packages = []string{"luci"}
+	content := base.ContentHash("g", manifest)
+	if !ValidHash(content) || content == base.Hash("g") {
+		t.Errorf("content %q", content)
+	}
+	same := map[string]func(*Request){
+		"order":             func(r *Request) { r.Packages = []string{"tmux", "luci"} },
+		"diff_packages":     func(r *Request) { r.DiffPackages = true },
+		"packages_versions": func(r *Request) { r.PackagesVersions = Pairs{{"luci", "1"}} },
+		"version_code":      func(r *Request) { r.VersionCode = "r1" },
+		"client":            func(r *Request) { r.Client = ptr("luci/1") },
+		"from":              func(r *Request) { r.FromVersion = "23.05.3" },
+	}
+	for name, change := range same {
+		r := base
+		change(&r)
+		if r.ContentHash("g", manifest) != content {
+			t.Errorf("%s changes the content", name)
+		}
+	}
+	seen := map[string]string{
+		content: "base", base.ContentHash("h", manifest): "generation",
+		base.ContentHash("g", Manifest{"luci": "1"}): "a package less", base.ContentHash("g", Manifest{"luci": "2", "tmux": "1"}): "other versions",
+	}
+	if len(seen) != 4 {
+		t.Errorf("generation or manifest do not count: %v", seen)
+	}
+	other := map[string]func(*Request){
+		"distro":            func(r *Request) { r.Distro = "lede" },
+		"version":           func(r *Request) { r.Version = "24.10.3" },
+		"target":            func(r *Request) { r.Target = "x86/64" },
+		"profile":           func(r *Request) { r.Profile = "generic" },
+		"defaults":          func(r *Request) { r.Defaults = ptr("x") },
+		"rootfs_size_mb":    func(r *Request) { r.RootfsSizeMB = ptr(100) },
+		"filesystem":        func(r *Request) { r.Filesystem = ptr("ext4") },
+		"repositories":      func(r *Request) { r.Repositories = Pairs{{"a", "http://x/"}} },
+		"repositories_mode": func(r *Request) { r.Repositories, r.RepositoriesMode = Pairs{{"a", "http://x/"}}, RepositoriesAppend },
+		"repository_keys":   func(r *Request) { r.RepositoryKeys = []string{"k"} },
+	}
+	for name, change := range other {
+		r := base
+		change(&r)
+		h := r.ContentHash("g", manifest)
+		if before, dup := seen[h]; dup {
+			t.Errorf("%s has the content of %s", name, before)
+		}
+		seen[h] = name
+	}
+}

@@ -139,6 +139,9 @@ func (q *Queue) outcome(hash string, submit bool) (Status, bool) {
 	q.mu.Unlock()
 	if o == nil {
 		job, err := q.o.DB.Job(hash)
+		if errors.Is(err, store.ErrNotFound) {
+			job, err = q.o.DB.Shared(hash)
+		}
 		if err != nil {
 			if !errors.Is(err, store.ErrNotFound) {
 				q.o.Log.Error("a job cannot be read", "error", err)
@@ -151,8 +154,9 @@ func (q *Queue) outcome(hash string, submit bool) (Status, bool) {
 	}
 	if o.job.State == imagebuilder.Done {
 		// In this order: once touched, a set is not dropped for a while.
-		q.o.Images.Touch(hash)
-		if !q.o.Images.Has(hash) {
+		images := o.job.ImagesHash()
+		q.o.Images.Touch(images)
+		if !q.o.Images.Has(images) {
 			q.mu.Lock()
 			if q.outcomes.get(hash) == o {
 				q.outcomes.remove(hash)

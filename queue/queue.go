@@ -231,6 +231,15 @@ func newEntry(job *imagebuilder.Job) *entry {
 // *imagebuilder.Error (CodeQueueFull, CodeStopping, CodeNoSpace,
 // CodeInternal) or that of ctx.
 func (q *Queue) Submit(ctx context.Context, hash string, req imagebuilder.Request, gen imagebuilder.Generation) (Status, error) {
+	return q.SubmitAlike(ctx, hash, nil, req, gen)
+}
+
+// SubmitAlike is Submit for a request of which the content may be foreseen:
+// images that have it already are the answer, without a build; Job.Shares tells
+// whose they are. content returns the request's ContentHash, "" where it is not
+// certain; it is asked only for a request that is not known by its hash.
+func (q *Queue) SubmitAlike(ctx context.Context, hash string, content func() string, req imagebuilder.Request, gen imagebuilder.Generation) (Status, error) {
+	foreseen := ""
 	if !imagebuilder.ValidHash(hash) {
 		return Status{}, imagebuilder.AsError(fmt.Errorf("%.80q is not a request hash", hash))
 	}
@@ -246,13 +255,19 @@ func (q *Queue) Submit(ctx context.Context, hash string, req imagebuilder.Reques
 		if status, found := q.outcome(hash, true); found {
 			return status, nil
 		}
+		if content != nil {
+			foreseen, content = content(), nil
+		}
+		if status, found := q.shareContent(hash, foreseen, req, gen); found {
+			return status, nil
+		}
 
 		q.mu.Lock()
 		if q.active[hash] != nil || q.changes != changes {
 			q.mu.Unlock()
 			continue
 		}
-		e, err := q.appendLocked(hash, req, gen)
+		e, err := q.appendLocked(hash, foreseen, req, gen)
 		q.mu.Unlock()
 		if err != nil {
 			return Status{}, err
@@ -262,7 +277,7 @@ func (q *Queue) Submit(ctx context.Context, hash string, req imagebuilder.Reques
 }
 
 // appendLocked puts a new job at the end. It may not start before it is stored.
-func (q *Queue) appendLocked(hash string, req imagebuilder.Request, gen imagebuilder.Generation) (*entry, error) {
+func (q *Queue) appendLocked(hash, content string, req imagebuilder.Request, gen imagebuilder.Generation) (*entry, error) {
 	if q.stopping {
 		return nil, imagebuilder.Errorf(imagebuilder.CodeStopping, "The server is being restarted. Please try again in a minute.")
 	}
@@ -276,6 +291,7 @@ func (q *Queue) appendLocked(hash string, req imagebuilder.Request, gen imagebui
 		Seq:        q.lastSeq,
 		Request:    req,
 		Generation: gen,
+		Content:    content,
 		State:      imagebuilder.Queued,
 		EnqueuedAt: q.o.Now().UTC(),
 	})

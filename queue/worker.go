@@ -177,6 +177,10 @@ func (q *Queue) build(ctx context.Context, e *entry) error {
 		}
 		return err
 	}
+	if q.finishAlike(e, &job) {
+		q.o.Log.Info("images that were built for another request have the same content", "seq", e.seq)
+		return nil
+	}
 	log := q.o.Log.With("seq", e.seq, "version", job.Request.Version, "target", job.Request.Target, "profile", job.Request.Profile)
 	log.Info("build begins", "attempt", job.Attempts)
 
@@ -223,6 +227,7 @@ func (q *Queue) attempt(ctx context.Context, e *entry, job imagebuilder.Job, spa
 		job.State = imagebuilder.Done
 		job.FinishedAt = q.o.Now().UTC()
 		job.Images = &built.Set
+		job.Content = job.Request.ContentHash(job.Generation.Digest, built.Set.Manifest)
 		job.Stages = built.Stages
 		if len(job.Stages) == 0 || job.Stages[len(job.Stages)-1].Stage != imagebuilder.StageCommit {
 			job.Stages = append(slices.Clip(job.Stages), imagebuilder.StageTime{Stage: imagebuilder.StageCommit, Duration: e.live.inStage()})

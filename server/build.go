@@ -60,7 +60,8 @@ func (s *Server) submit(r *http.Request, a *asked) (queueStatus, error) {
 		}
 		return s.o.Queue.Refuse(final.hash, final.request, generation, final.refusal), nil
 	}
-	status, err := s.o.Queue.Submit(r.Context(), final.hash, final.request, generation)
+	content := func() string { return c.Content(r.Context(), final.request, generation) }
+	status, err := s.o.Queue.SubmitAlike(r.Context(), final.hash, content, final.request, generation)
 	if err != nil {
 		return queueStatus{}, err
 	}
@@ -212,6 +213,7 @@ type doneReply struct {
 	RequestHash  string               `json:"request_hash"`
 	EnqueuedAt   time.Time            `json:"enqueued_at"`
 	BinDir       string               `json:"bin_dir"`
+	SharedWith   string               `json:"shared_with,omitempty"` // request hash of the build with the same manifest whose images these are
 	BuildAt      string               `json:"build_at"`
 	Request      imagebuilder.Request `json:"request"`
 	StageSeconds []stageSeconds       `json:"stages"`
@@ -306,7 +308,8 @@ func renderDone(job *imagebuilder.Job) []byte {
 		IBStatus:    wireDone,
 		RequestHash: job.Hash,
 		EnqueuedAt:  job.EnqueuedAt.UTC(),
-		BinDir:      job.Hash,
+		BinDir:      job.ImagesHash(),
+		SharedWith:  job.Shares,
 		// asu's form; the date is that of the sources, not of this build.
 		BuildAt:      time.Unix(set.SourceDateEpoch, 0).UTC().Format("2006-01-02T15:04:05.000000Z"),
 		Request:      job.Request,

@@ -84,6 +84,31 @@ func TestReplacementsAreTold(t *testing.T) {
 	}
 }
 
+// A request that comes to the same packages by other words has the same images,
+// at once, and is told whose they are.
+func TestImagesThatAreSharedAreTold(t *testing.T) {
+	ts := start(t, nil)
+	built := ts.await(ts.post(plainBody("luci")).hash())
+	if built.json["shared_with"] != nil {
+		t.Errorf("a build of its own is shared: %s", built.raw)
+	}
+	shared := ts.post(plainBody("same-content"))
+	if shared.status != 200 || shared.hash() == built.hash() || shared.json["shared_with"] != built.hash() || shared.json["bin_dir"] != built.hash() {
+		t.Fatalf("got %d %s", shared.status, shared.raw)
+	}
+	if n := ts.builder.builds.Load(); n != 1 {
+		t.Errorf("%d builds", n)
+	}
+	images := shared.json["images"].([]any)[0].(map[string]any)
+	file := ts.do("GET", "/store/"+shared.json["bin_dir"].(string)+"/"+images["name"].(string), "")
+	if file.status != 200 || len(file.raw) == 0 {
+		t.Errorf("the image: %d", file.status)
+	}
+	if again := ts.do("GET", "/api/v1/build/"+shared.hash(), ""); again.status != 200 || again.json["shared_with"] != built.hash() {
+		t.Errorf("got %d %s", again.status, again.raw)
+	}
+}
+
 func TestImpossibleIsAnsweredAtOnceAsAFailedBuild(t *testing.T) {
 	ts := start(t, nil)
 	refused := ts.post(plainBody("nowhere", "luci"))

@@ -26,6 +26,9 @@ type Catalogue interface {
 	// Impossible tells why no image can come of a request as Replace returned
 	// it. It is nil where one can, and where that is not certain.
 	Impossible(ctx context.Context, r imagebuilder.Request, g imagebuilder.Generation) *imagebuilder.Error
+	// Content is the ContentHash of a request as Replace returned it, "" where
+	// it is not certain what its packages come to.
+	Content(ctx context.Context, r imagebuilder.Request, g imagebuilder.Generation) string
 	// Upgrade answers an upgrade check; nil is nothing newer.
 	Upgrade(ctx context.Context, q UpgradeQuestion) (*Upgrade, error)
 	Packages

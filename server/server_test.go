@@ -139,6 +139,14 @@ func (c *stubCatalogue) Replace(_ context.Context, r imagebuilder.Request, _ ima
 	return r, nil
 }
 
+// Content is foreseen for requests that the test names.
+func (c *stubCatalogue) Content(_ context.Context, r imagebuilder.Request, g imagebuilder.Generation) string {
+	if slices.Contains(r.Packages, "same-content") {
+		return r.ContentHash(g.Digest, imagebuilder.Manifest{"luci": "1"}) // what stubBuilder builds
+	}
+	return ""
+}
+
 // Impossible knows one package that is in no feed.
 func (c *stubCatalogue) Impossible(_ context.Context, r imagebuilder.Request, _ imagebuilder.Generation) *imagebuilder.Error {
 	if !slices.Contains(r.Packages, "nowhere") {

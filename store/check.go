@@ -51,6 +51,7 @@ func (db *DB) Check() (*Report, error) {
 		checkQueue(tx, r)
 		checkFailures(tx, r)
 		checkImages(tx, r)
+		checkShares(tx, r)
 		checkRest(tx, r)
 		return nil
 	})

@@ -94,6 +94,9 @@ func (db *DB) DeleteImages(keys ...Key) error {
 			if images.Get(k[:]) == nil {
 				continue
 			}
+			if err := db.unshare(tx, k, jobs.Get(k[:])); err != nil {
+				return err
+			}
 			if err := images.Delete(k[:]); err != nil {
 				return err
 			}

@@ -130,6 +130,9 @@ func (db *DB) forget(tx *bolt.Tx, k Key) error {
 	}
 	jobs := tx.Bucket(bucketJobs)
 	record := jobs.Get(k[:])
+	if err := db.unshare(tx, k, record); err != nil {
+		return err
+	}
 	if record == nil {
 		return nil
 	}
@@ -212,10 +215,14 @@ func (db *DB) FinishJob(job *imagebuilder.Job, image *ImageRecord, took time.Dur
 			return err
 		}
 		// An outcome that is recorded late must not hide a newer job.
-		if known := tx.Bucket(bucketJobs).Get(k[:]); known != nil {
+		known := tx.Bucket(bucketJobs).Get(k[:])
+		if known != nil {
 			if newer, err := db.decodeJob(k, known); err == nil && newer.Seq > job.Seq {
 				return nil
 			}
+		}
+		if err := db.unshare(tx, k, known); err != nil {
+			return err
 		}
 		if err := tx.Bucket(bucketJobs).Put(k[:], record); err != nil {
 			return err
@@ -234,6 +241,11 @@ func (db *DB) FinishJob(job *imagebuilder.Job, image *ImageRecord, took time.Dur
 		}
 		if err := failures.Delete(seqKey(job.Seq)); err != nil {
 			return err
+		}
+		if content, ok := ParseKey(job.Content); ok {
+			if err := tx.Bucket(bucketContents).Put(content[:], k[:]); err != nil {
+				return err
+			}
 		}
 		if err := addHistory(tx, job.Request.Target, Build{Took: took, Disk: image.Disk}); err != nil {
 			return err

@@ -20,6 +20,13 @@ var (
 	bucketErrors   = []byte("errors")     // running number (8) → line: the last errorLines build errors
 )
 
+// Buckets of images that several requests share; see shares.go.
+var (
+	bucketContents = []byte("contents") // content hash (32) → hash (32) of the done job that has it
+	bucketShares   = []byte("shares")   // hash (32) of a request that was never built → hash (32) of the job that it shares the images of, then its own job as in bucketJobs
+	bucketSharers  = []byte("sharers")  // hash (32) of a done job, hash (32) of a request that shares its images → nothing
+)
+
 var keySchema = []byte("schema")
 
 // migrations bring the schema from version i to i+1. They are never changed
@@ -29,6 +36,14 @@ var migrations = []func(*bolt.Tx) error{
 		for _, name := range [][]byte{
 			bucketJobs, bucketQueue, bucketFailures, bucketImages, bucketHistory, bucketRecent, bucketStats, bucketErrors,
 		} {
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return fmt.Errorf("making bucket %s: %w", name, err)
+			}
+		}
+		return nil
+	},
+	func(tx *bolt.Tx) error {
+		for _, name := range [][]byte{bucketContents, bucketShares, bucketSharers} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return fmt.Errorf("making bucket %s: %w", name, err)
 			}

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -26,37 +27,58 @@ const (
 	maxLogLine   = 2 << 10
 )
 
-// errFeedsMoved tells that the image got other packages than the manifest
-// that was checked.
-var errFeedsMoved = errors.New("the feeds changed during the build")
+// mode is what an attempt relies on. Each is the way out where the one before
+// it fails.
+type mode int
+
+const (
+	planned     mode = iota // on the plan, and on what it is certain of
+	inDoubt                 // on what the plan has fetched, but not on its choice
+	fromNetwork             // on nothing: the ImageBuilder fetches for itself
+)
 
 // attempt is one try at a build: a folder in WorkDir.
 type attempt struct {
 	r     *Runner
 	job   imagebuilder.Job
+	mode  mode
 	dir   string
 	layer *sandbox.Layer
 	out   *progress
 	feeds []string // addresses of the request's own feeds
 
+	plan    *Plan    // nil where there is none
+	fetched *Fetched // what plan has fetched
+	local   string   // folder of the build's own feeds, "" for none
+	ran     *step    // the last one about packages; nil before the first
+
 	upstream string // where the builder's own feeds are; "" leaves them
 }
 
-func (r *Runner) attempt(ctx context.Context, job imagebuilder.Job, b *Builder, method sandbox.Method, out *progress) (*imagebuilder.Built, error) {
-	dir, err := os.MkdirTemp(r.o.WorkDir, attemptPrefix+cutHash(job.Hash)+"-")
-	if err != nil {
-		return nil, err
+// certain tells that the attempt goes by the plan's choice of packages.
+func (a *attempt) certain() bool { return a.plan != nil && a.plan.Certain && a.mode == planned }
+
+func (r *Runner) attempt(ctx context.Context, job imagebuilder.Job, b *Builder, method sandbox.Method, m mode, out *progress) (*attempt, *imagebuilder.Built, error) {
+	a := &attempt{r: r, job: job, mode: m, out: out, upstream: cmp.Or(b.UpstreamURL, r.o.UpstreamURL)}
+	var err error
+	if a.dir, err = os.MkdirTemp(r.o.WorkDir, attemptPrefix+cutHash(job.Hash)+"-"); err != nil {
+		return a, nil, err
 	}
-	defer r.remove(dir)
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return nil, err
+	defer r.remove(a.dir)
+	if err := os.Chmod(a.dir, 0o755); err != nil {
+		return a, nil, err
 	}
-	layer, err := sandbox.NewLayer(b.Dir, filepath.Join(dir, "builder"), method)
-	if err != nil {
-		return nil, fmt.Errorf("layering the ImageBuilder: %w", err)
+	if a.layer, err = sandbox.NewLayer(b.Dir, filepath.Join(a.dir, "builder"), method); err != nil {
+		return a, nil, fmt.Errorf("layering the ImageBuilder: %w", err)
 	}
-	a := &attempt{r: r, job: job, dir: dir, layer: layer, out: out, upstream: cmp.Or(b.UpstreamURL, r.o.UpstreamURL)}
-	return a.build(ctx, b)
+	built, err := a.build(ctx, b)
+	if a.fetched != nil {
+		if err != nil && imagebuilder.AsError(err).Code == imagebuilder.CodePackageDamaged {
+			a.fetched.Damaged()
+		}
+		a.fetched.Release()
+	}
+	return a, built, err
 }
 
 func cutHash(hash string) string {
@@ -89,20 +111,12 @@ func (a *attempt) build(ctx context.Context, b *Builder) (*imagebuilder.Built, e
 	if e := checkPackageNames(packages); e != nil {
 		return nil, e
 	}
-	if err := a.configure(); err != nil {
+	if err := a.configure(ctx, b, info, profile, packages, requested); err != nil {
 		return nil, err
 	}
-
-	a.out.Stage(imagebuilder.StageManifest)
 	common := []string{"PROFILE=" + req.Profile, "PACKAGES=" + strings.Join(packages, " ")}
-	manifest, err := a.manifest(ctx, append([]string{"make", "manifest"}, append(common, "STRIP_ABI=1")...))
+	manifest, err := a.decide(ctx, common, requested)
 	if err != nil {
-		return nil, err
-	}
-	if e := checkVersions(manifest, req.PackagesVersions, requested); e != nil {
-		return nil, e
-	}
-	if err := a.checkConflicts(manifest); err != nil {
 		return nil, err
 	}
 
@@ -169,68 +183,6 @@ func (a *attempt) imageOptions() ([]string, error) {
 	return options, nil
 }
 
-// configure puts feeds, keys and the file system's choice into the layer.
-func (a *attempt) configure() error {
-	req := a.job.Request
-	config, err := a.read(".config")
-	if err != nil {
-		return err
-	}
-	list, err := a.read(opkgFeeds)
-	if err != nil {
-		return err
-	}
-	apk, name := false, opkgFeeds
-	if list == "" || strings.Contains(config, "CONFIG_USE_APK=y\n") {
-		apk, name = true, apkFeeds
-		if list, err = a.read(apkFeeds); err != nil {
-			return err
-		}
-	}
-	feeds := list
-	if a.upstream != "" {
-		feeds = rewriteFeeds(feeds, upstreamBases(config), a.upstream)
-	}
-	if len(req.Repositories) > 0 {
-		var e *imagebuilder.Error
-		if feeds, e = mergeFeeds(feeds, req, apk); e != nil {
-			return e
-		}
-		for _, repo := range req.Repositories {
-			a.feeds = append(a.feeds, repo.Value)
-		}
-	}
-	if feeds != list {
-		if err := a.layer.WriteFile(name, []byte(feeds)); err != nil {
-			return fmt.Errorf("writing the feeds: %w", err)
-		}
-	}
-	for i, key := range req.RepositoryKeys {
-		name, content, e := keyFile(i, key)
-		if e != nil {
-			return e
-		}
-		if err := a.layer.WriteFile(name, content); err != nil {
-			return fmt.Errorf("writing a feed's key: %w", err)
-		}
-	}
-	if req.Filesystem == nil {
-		return nil
-	}
-	makefile, err := a.read("Makefile")
-	if err != nil || strings.Contains(makefile, "ROOTFS_FILESYSTEM") {
-		return err
-	}
-	restricted, err := restrictFilesystem(config, *req.Filesystem)
-	if err != nil {
-		return err
-	}
-	if restricted != config {
-		return a.layer.WriteFile(".config", []byte(restricted))
-	}
-	return nil
-}
-
 // read returns a file of the builder, "" if it is not there.
 func (a *attempt) read(name string) (string, error) {
 	data, err := a.layer.ReadFile(name)
@@ -238,6 +190,23 @@ func (a *attempt) read(name string) (string, error) {
 		return "", fmt.Errorf("reading the ImageBuilder's %s: %w", name, err)
 	}
 	return string(data), nil
+}
+
+// decide tells which packages the image will have: from the plan, where that is
+// certain, else from `make manifest`.
+func (a *attempt) decide(ctx context.Context, common, requested []string) (imagebuilder.Manifest, error) {
+	if a.certain() {
+		return a.plan.Manifest, nil // checked before anything was fetched
+	}
+	a.out.Stage(imagebuilder.StageManifest)
+	manifest, err := a.manifest(ctx, append([]string{"make", "manifest"}, append(common, "STRIP_ABI=1")...))
+	if err != nil {
+		return nil, err
+	}
+	if e := checkVersions(manifest, a.job.Request.PackagesVersions, requested); e != nil {
+		return nil, e
+	}
+	return manifest, a.checkConflicts(manifest)
 }
 
 func (a *attempt) manifest(ctx context.Context, args []string) (imagebuilder.Manifest, error) {
@@ -298,7 +267,13 @@ func (a *attempt) info(ctx context.Context, b *Builder) (*Info, error) {
 func (a *attempt) run(ctx context.Context, args []string) (*step, error) {
 	s := &step{tell: a.out.Line}
 	a.out.last = s
+	if !slices.Contains(args, "info") {
+		a.ran = s
+	}
 	c := a.r.command(args, s)
+	if a.local != "" {
+		c.NoNetwork, c.ReadOnly = true, []string{a.local}
+	}
 	c.Layer = a.layer
 	c.Dir = a.layer.Path()
 	c.Record = filepath.Join(a.dir, sandbox.RecordName)

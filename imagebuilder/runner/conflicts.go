@@ -42,11 +42,19 @@ func (a *attempt) checkConflicts(manifest imagebuilder.Manifest) error {
 			}
 		}
 	}
-	if pair := conflict(manifest, chosen); pair != nil {
-		return imagebuilder.Errorf(imagebuilder.CodePackageConflict,
-			"Error: Impossible package selection: conflicts (%s). They exclude one another: leave one of them out.", strings.Join(pair, ", "))
+	if e := conflictError(manifest, chosen); e != nil {
+		return e
 	}
 	return nil
+}
+
+func conflictError(manifest imagebuilder.Manifest, chosen []feeds.Package) *imagebuilder.Error {
+	pair := conflict(manifest, chosen)
+	if pair == nil {
+		return nil
+	}
+	return imagebuilder.Errorf(imagebuilder.CodePackageConflict,
+		"Error: Impossible package selection: conflicts (%s). They exclude one another: leave one of them out.", strings.Join(pair, ", "))
 }
 
 // conflict returns the names of two chosen packages that exclude one another,

@@ -193,7 +193,7 @@ func compareManifests(dir string, files []imagebuilder.File, checked imagebuilde
 		}
 		if difference := sameManifest(checked, image); difference != "" {
 			return sentence(imagebuilder.CodePackageDamaged, "The package feeds changed while the image was built.", "Please try again.").
-				WithCause(fmt.Errorf("%w: %s", errFeedsMoved, difference))
+				WithCause(&differenceError{difference, image})
 		}
 	}
 	return nil

@@ -73,6 +73,14 @@ type Options struct {
 	// after renames; nil builds those that it names.
 	Packages func(req imagebuilder.Request, info *Info) []string
 
+	// Planner has the packages of a build at hand before it begins; nil lets
+	// ImageBuilders fetch for themselves.
+	Planner Planner
+	// KeysDir keeps the key with which builders of the opkg generation sign
+	// images, so that an image is the same when its builder is unpacked anew;
+	// "" leaves one in each builder. See Prepare.
+	KeysDir string
+
 	Log *slog.Logger
 	Now func() time.Time
 }
@@ -84,6 +92,8 @@ type Runner struct {
 
 	mu    sync.Mutex
 	infos map[string]*Info // by builder folder and sum
+
+	keyMu sync.Mutex // a key is made once
 
 	removals sync.WaitGroup // of work folders
 }
@@ -121,7 +131,7 @@ func New(o Options) (*Runner, error) {
 		return nil, err
 	}
 	o.Log.Debug("sandbox", "namespaces", r.abilities.Namespaces, "user_namespace", r.abilities.UserNamespace,
-		"overlay", r.abilities.Overlay, "overlay_error", r.abilities.OverlayError, "reflink", r.abilities.Reflink)
+		"no_network", r.abilities.NoNetwork, "overlay", r.abilities.Overlay, "overlay_error", r.abilities.OverlayError, "reflink", r.abilities.Reflink)
 	return r, nil
 }
 
@@ -190,20 +200,26 @@ func (r *Runner) Build(ctx context.Context, job imagebuilder.Job, rep imagebuild
 
 	ctx, cancel := context.WithTimeoutCause(ctx, r.o.JobLimit, errJobLimit)
 	defer cancel()
-	method := r.method(builder.Dir)
+	method, relies := r.method(builder.Dir), planned
 	for retried := false; ; {
-		built, err := r.attempt(ctx, job, builder, method, progress)
+		a, built, err := r.attempt(ctx, job, builder, method, relies, progress)
 		if err == nil {
 			return built, nil
 		}
 		e := r.ended(ctx, "building", err)
+		next := a.wayOut(e, err)
 		switch {
+		case ctx.Err() != nil:
+			return nil, progress.withOutput(e)
 		case errors.Is(err, sandbox.ErrOverlay) && method == sandbox.Overlay:
 			r.o.Log.Warn("an overlay cannot be mounted, so the ImageBuilder is copied", "builder", builder.Dir, "err", err)
 			method = sandbox.Copy
-		case (e.Code == imagebuilder.CodeStalled || errors.Is(err, errFeedsMoved)) && !retried && ctx.Err() == nil:
+		case next > relies:
+			relies = next
+		case (e.Code == imagebuilder.CodeStalled || errors.Is(err, errFeedsMoved) || a.foundDamage(e)) && !retried:
 			// A package manager that hangs now and then
-			// (openwrt/openwrt issue 17237), or a feed updated in between.
+			// (openwrt/openwrt issue 17237), a feed updated in between, or a
+			// kept package that the memory card has spoilt.
 			retried = true
 			progress.Line("attendant: " + e.Detail + " Trying once more.")
 		default:

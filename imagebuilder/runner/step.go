@@ -76,9 +76,9 @@ func (s *step) info() (*Info, error) {
 
 // Prepare makes a freshly unpacked ImageBuilder ready to be shared, while its
 // tree in dir is still writable and private: it lets make write what it makes
-// once, keeps what `make info` says beside it for all builds, and checks that
-// this machine has the programs that the ImageBuilder needs. It is
-// upstream.Options.Prepare. The error is an *imagebuilder.Error.
+// once, keeps what `make info` says beside it for all builds, puts the key with
+// which images are signed into it, and checks that this machine has the
+// programs that the ImageBuilder needs. It is upstream.Options.Prepare. The error is an *imagebuilder.Error.
 func (r *Runner) Prepare(ctx context.Context, dir string) error {
 	if err := r.prepare(ctx, dir); err != nil {
 		return r.ended(ctx, "preparing the ImageBuilder", err)
@@ -112,6 +112,9 @@ func (r *Runner) prepare(ctx context.Context, dir string) error {
 	}
 	if err := os.WriteFile(filepath.Join(dir, infoFile), data, 0o644); err != nil {
 		return err
+	}
+	if err := r.buildKey(dir, run); err != nil {
+		return fmt.Errorf("the key that images are signed with: %w", err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "include", "prereq-build.mk")); errors.Is(err, os.ErrNotExist) {
 		return nil

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 
 	"attendant/imagebuilder"
@@ -23,6 +24,19 @@ type Repository struct {
 	// the first is called there.
 	ListName        string
 	List, Signature []byte
+}
+
+// PackageFile is a package of the repository, to be fetched.
+func (r *Repository) PackageFile(p *feeds.Package) PackageFile {
+	return PackageFile{URL: r.Folder + "/" + url.PathEscape(packageFileName(p)), Package: p}
+}
+
+// packageFileName is what a package is called beside its list.
+func packageFileName(p *feeds.Package) string {
+	if p.Filename == "" {
+		return p.Name + "-" + p.Version + ".apk" // apk's own way
+	}
+	return strings.TrimPrefix(p.Filename, "./")
 }
 
 // Repository fetches a feed's list and checks it: keys are usign or PEM public

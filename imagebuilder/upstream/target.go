@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -60,6 +61,9 @@ type Target struct {
 	core *core
 	arch *archIndex
 	kept func() // waits until what was just fetched is on disk
+
+	sumsOnce sync.Once
+	sumsRead map[string]Sums // see sums
 }
 
 // Target returns the verified view of a target, as last known. The errors are

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+	"net/url"
 	"path"
 	"slices"
 	"strings"
@@ -68,33 +69,35 @@ func (t *Target) Universe() *feeds.Universe {
 	if !t.core.listed || !t.arch.listed {
 		return nil
 	}
-	return t.UniverseOf(t.Feeds())
+	universe, _ := t.UniverseOf(t.Feeds())
+	return universe
 }
 
-// UniverseOf is Universe with the feeds of an ImageBuilder's own list. It is
-// nil also when one of them is not in the generation.
-func (t *Target) UniverseOf(list []Feed) *feeds.Universe {
+// UniverseOf is Universe with the feeds of an ImageBuilder's own list, which
+// are returned as well. Both are nil also when one of them is not in the
+// generation.
+func (t *Target) UniverseOf(list []Feed) (*feeds.Universe, []feeds.Feed) {
 	lists := make([]*packageList, 0, len(list))
 	for _, f := range list {
 		l := t.list(f.Path)
 		if l == nil || len(lists) > 0 && l.manager() != lists[0].manager() {
-			return nil
+			return nil, nil
 		}
 		lists = append(lists, l)
 	}
 	if len(lists) == 0 {
-		return nil
+		return nil, nil
 	}
-	universe, err := t.u.universes.get(t, list, lists)
+	p, err := t.u.universes.get(t, list, lists)
 	if errors.Is(err, fs.ErrNotExist) { // they may be on their way to the disk
 		t.kept()
-		universe, err = t.u.universes.get(t, list, lists)
+		p, err = t.u.universes.get(t, list, lists)
 	}
 	if err != nil {
 		t.u.o.Log.Warn("the packages of a target cannot be read", "version", t.Version, "target", t.Name, "error", err)
-		return nil
+		return nil, nil
 	}
-	return universe
+	return p.universe, p.feeds
 }
 
 // list finds the list of the folder at an upstream path, nil if there is none
@@ -139,6 +142,40 @@ func (t *Target) readable(sum string) error {
 	return err
 }
 
+// PackageFile is a package of the feed at an upstream path, to be fetched.
+func (t *Target) PackageFile(folder string, p *feeds.Package) PackageFile {
+	name := packageFileName(p)
+	f := PackageFile{URL: t.u.o.URL + "/" + folder + "/" + url.PathEscape(name), Package: p}
+	if p.SHA256 != "" {
+		return f
+	}
+	for base, sums := range t.sums() {
+		if rest, ok := strings.CutPrefix(folder, base+"/"); ok {
+			f.SHA256 = sums[rest+"/"+name]
+		}
+	}
+	return f
+}
+
+// sums are the sha256sums of the target's folder and of the architecture's,
+// by these folders.
+func (t *Target) sums() map[string]Sums {
+	t.sumsOnce.Do(func() {
+		t.sumsRead = map[string]Sums{}
+		for base, blob := range map[string]string{t.Path + "/targets/" + t.Name: t.core.sums, t.Path + "/packages/" + t.Arch: t.arch.sums} {
+			if blob == "" || t.readable(blob) != nil {
+				continue
+			}
+			if data, err := t.u.state.blob(blob); err == nil {
+				if sums, err := ParseSums(data); err == nil {
+					t.sumsRead[base] = sums
+				}
+			}
+		}
+	})
+	return t.sumsRead
+}
+
 // universes are the parsed indexes and what is made of them, those used last,
 // up to a number of bytes in memory.
 type universes struct {
@@ -155,8 +192,9 @@ type universes struct {
 type parsed struct {
 	index    *feeds.Index
 	universe *feeds.Universe
-	of       []string // sums of a universe's lists
-	cost     int64    // bytes, of a universe without its indexes
+	feeds    []feeds.Feed // of a universe
+	of       []string     // sums of their lists
+	cost     int64        // bytes, of a universe without its indexes
 }
 
 func newUniverses(limit int64) *universes {
@@ -169,7 +207,7 @@ func newUniverses(limit int64) *universes {
 	return x
 }
 
-func (x *universes) get(t *Target, list []Feed, lists []*packageList) (*feeds.Universe, error) {
+func (x *universes) get(t *Target, list []Feed, lists []*packageList) (*parsed, error) {
 	key := "universe " + t.Arch
 	for i, l := range lists {
 		key += "\n" + list[i].Name + " " + l.folder + " " + l.sum
@@ -178,27 +216,26 @@ func (x *universes) get(t *Target, list []Feed, lists []*packageList) (*feeds.Un
 	p, ok := x.lru.Get(key)
 	x.mu.Unlock()
 	if ok {
-		return p.universe, nil
+		return p, nil
 	}
-	joined := make([]feeds.Feed, len(lists))
-	made := &parsed{}
+	made := &parsed{feeds: make([]feeds.Feed, len(lists))}
 	for i, l := range lists {
 		index, cost, err := x.index(t.u.state, l)
 		if err != nil {
 			return nil, err
 		}
-		joined[i] = feeds.Feed{Name: list[i].Name, Path: l.folder, Index: index}
+		made.feeds[i] = feeds.Feed{Name: list[i].Name, Path: l.folder, Index: index}
 		made.of = append(made.of, l.sum)
 		made.cost += cost / 4 // its lookups by name
 	}
-	made.universe = feeds.NewUniverse(lists[0].manager(), t.Arch, joined)
+	made.universe = feeds.NewUniverse(lists[0].manager(), t.Arch, made.feeds)
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if p, ok := x.lru.Get(key); ok {
-		return p.universe, nil
+		return p, nil
 	}
 	x.add(key, made)
-	return made.universe, nil
+	return made, nil
 }
 
 // index parses a list once for all who want it at the same time.

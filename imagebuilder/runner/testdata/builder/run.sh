@@ -16,6 +16,26 @@ list() {
 echo "$target" >>ran
 echo "pwd $PWD" >&2
 
+case $profile in
+lacks)
+	grep -q file:// repositories.conf && {
+		echo " * opkg_install_pkg: Failed to download cowsay. Perhaps you need to run 'opkg update'?" >&2
+		echo " * opkg_install_cmd: Cannot install package cowsay." >&2
+		exit 2
+	} ;;
+spoilt)
+	[ -e ../../../spoilt ] || {
+		: >../../../spoilt
+		echo " * opkg_install_pkg: Checksum or size mismatch for package cowsay. Either the opkg or the package index are corrupt. Try 'opkg update'." >&2
+		exit 2
+	} ;;
+feeds)
+	grep -v '^#' repositories.conf | sed 's/^/feed: /'
+	for d in ../../feeds/*; do (cd "$d" && for f in *; do echo "$(basename "$d")/$f: $(head -c 60 "$f" | tr -d '\000')"; done); done
+	echo changed >../../feeds/0-openwrt_core/cowsay_1.0_all.ipk
+	grep : /proc/net/dev | sed 's/:.*//;s/ //g;s/^/interface: /' ;;
+esac
+
 if [ "$target" = manifest ]; then
 	case $profile in
 	stall) echo waiting >&2; sleep 300 ;;

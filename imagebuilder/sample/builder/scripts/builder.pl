@@ -31,6 +31,7 @@ my %steps = (
     info                     => sub { $tree->info },
     clean                    => sub { $tree->clean },
     check_profile            => sub { $tree->check_profile },
+    check_keys               => sub { $tree->{apk} or Sample::Rootfs::local_key($tree); 0 },
     check_rootfs_filesystem  => sub { $tree->check_rootfs_filesystem },
     prerequisites            => sub { $tree->prerequisites },
     announce                 => sub { $tree->announce },
