@@ -37,6 +37,7 @@ type application struct {
 	distros []*catalogue // the one that requests mean that name none comes first
 	runner  *runner.Runner
 	queue   *queue.Queue
+	watch   *watch
 	server  *server.Server
 
 	background     sync.WaitGroup
@@ -82,6 +83,11 @@ func newApplication(cfg *Config, log zerolog.Logger, more extras) (a *applicatio
 	if err := os.MkdirAll(cfg.Data, 0o750); err != nil {
 		return nil, fmt.Errorf("make the data folder: %w", err)
 	}
+	adminToken, err := readAdminToken(cfg.AdminTokenFile)
+	if err != nil {
+		return nil, err
+	}
+	newest := newestFile(cfg.Data) // before anything is written
 	work := filepath.Join(cfg.Data, "work")
 	structured := slog.New(zerolog.NewSlogHandler(log))
 
@@ -130,10 +136,12 @@ func newApplication(cfg *Config, log zerolog.Logger, more extras) (a *applicatio
 	if err != nil {
 		return nil, err
 	}
+	a.watch = newWatch(a, newest)
 	a.server = server.New(server.Options{
 		SigningKey: signing,
 		Catalogue:  a.distros[0], Distributions: a.distributions(), Queue: a.queue, Images: a.images,
 		Statistics: statistics{a.db.Statistics()}, Database: database{a.db},
+		Surroundings: a.watch, Operator: operator{a}, AdminToken: adminToken,
 		Version: readBuildInfo().Version, Contact: cfg.Contact, PublicURL: cfg.PublicURL,
 		AllowDefaults: cfg.AllowDefaults, RepositoryAllowList: cfg.RepositoryAllowList,
 		Limits:       imagebuilder.Limits{MaxRootfsSizeMB: cfg.MaxRootfsSizeMB, MaxDefaultsLength: cfg.MaxDefaultsBytes},
@@ -162,7 +170,7 @@ func proxyVariables(environ []string) []string {
 func (a *application) run(ctx context.Context, hurry <-chan struct{}, l, control net.Listener) error {
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	a.stopBackground = stopBackground
-	failures := make(chan error, 5+len(a.distros))
+	failures := make(chan error, 6+len(a.distros))
 	start := func(what string, f func(context.Context) error) {
 		a.background.Go(func() {
 			if err := f(background); err != nil && background.Err() == nil {
@@ -176,6 +184,7 @@ func (a *application) run(ctx context.Context, hurry <-chan struct{}, l, control
 	start("run the queue", a.queue.Run)
 	start("look after the images", func(ctx context.Context) error { a.images.Run(ctx); return nil })
 	start("look after the replacement tables", func(ctx context.Context) error { a.watchTables(ctx); return nil })
+	start("look after the surroundings", func(ctx context.Context) error { a.watch.run(ctx); return nil })
 	start("save statistics", func(ctx context.Context) error { a.db.Run(ctx); return nil })
 	if control != nil {
 		start("serve the control socket", func(ctx context.Context) error { return a.server.ServeControl(ctx, control) })

@@ -226,16 +226,18 @@ type statistics struct {
 	*store.Statistics
 }
 
-func (s statistics) CountRequest()        { s.Count(store.Requests) }
-func (s statistics) CountHit()            { s.Count(store.CacheHits) }
-func (s statistics) CountMiss()           { s.Count(store.CacheMisses) }
-func (s statistics) BuildsLastDay() int64 { return s.Successes24h() }
+func (s statistics) CountRequest()                { s.Count(store.Requests) }
+func (s statistics) CountHit(saved time.Duration) { s.Hit(saved) }
+func (s statistics) CountMiss()                   { s.Count(store.CacheMisses) }
+func (s statistics) BuildsLastDay() int64         { return s.Successes24h() }
 
 func (s statistics) Days(n int) []server.DayCounts {
 	days := make([]server.DayCounts, 0, n)
 	for _, d := range s.Statistics.Days(n) {
 		days = append(days, server.DayCounts{
-			Date: d.Date, Requests: d.Count(store.Requests), CacheHits: d.Count(store.CacheHits), Failures: d.Count(store.Failures),
+			Date: d.Date, Requests: d.Count(store.Requests), CacheHits: d.Count(store.CacheHits),
+			Successes: d.Count(store.Successes), Failures: d.Count(store.Failures),
+			Saved: time.Duration(d.Count(store.SavedMilliseconds)) * time.Millisecond,
 		})
 	}
 	return days

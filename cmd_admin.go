@@ -51,7 +51,7 @@ type jobsCmd struct {
 }
 
 func (*jobsCmd) Help() string {
-	return `Lists what is being built, what waits and the last outcomes. Who knows a hash can fetch the image:
+	return `Lists what is being built, what waits, the last outcomes and what is pinned. Who knows a hash can fetch the image:
 do not publish this list.`
 }
 
@@ -78,7 +78,7 @@ func (c *jobsCmd) Run(p *program) error {
 		return nil
 	}
 	table := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "HASH\tSTATE\tVERSION\tTARGET\tPROFILE\tSINCE")
+	fmt.Fprintln(table, "HASH\tSTATE\tPINNED\tVERSION\tTARGET\tPROFILE\tSINCE")
 	for _, job := range jobs {
 		state, since := string(job.State), job.Finished
 		switch job.State {
@@ -87,7 +87,11 @@ func (c *jobsCmd) Run(p *program) error {
 		case imagebuilder.Building:
 			state, since = "building: "+string(job.Stage), job.Enqueued
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", job.Hash, state, job.Version, job.Target, job.Profile, humanize.Time(since))
+		pinned := ""
+		if job.Pinned {
+			pinned = "pinned"
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", job.Hash, state, pinned, job.Version, job.Target, job.Profile, humanize.Time(since))
 		if job.Detail != "" {
 			fmt.Fprintf(table, "\t  %s\n", job.Detail)
 		}
@@ -123,6 +127,41 @@ func (c *evictCmd) Run(p *program) error {
 		return err
 	}
 	return orderServer(p, cfg, "/evict/", c.Hash, "Evicted.")
+}
+
+type pinCmd struct {
+	configFlags
+	Hash string `arg:"" help:"Request hash of the image, as \"attendant jobs\" shows it."`
+}
+
+func (*pinCmd) Help() string {
+	return `Keeps a finished image when room is made for others, until it is unpinned. Pinned images may take three
+quarters of image_budget together. Images with a first-boot script cannot be pinned: they may hold passwords.`
+}
+
+func (c *pinCmd) Run(p *program) error {
+	cfg, err := c.load(p)
+	if err != nil {
+		return err
+	}
+	return orderServer(p, cfg, "/pin/", c.Hash, "Pinned.")
+}
+
+type unpinCmd struct {
+	configFlags
+	Hash string `arg:"" help:"Request hash of the image, as \"attendant jobs\" shows it."`
+}
+
+func (*unpinCmd) Help() string {
+	return `Lets a pinned image be dropped again when room is needed.`
+}
+
+func (c *unpinCmd) Run(p *program) error {
+	cfg, err := c.load(p)
+	if err != nil {
+		return err
+	}
+	return orderServer(p, cfg, "/unpin/", c.Hash, "Unpinned.")
 }
 
 // orderServer tells the running server to do something about a job.

@@ -29,6 +29,8 @@ type Config struct {
 	Data      string // folder
 	Control   string // path of the control socket
 
+	AdminTokenFile string // file of the operator's token; "" is no administration over HTTP
+
 	Upstream            string // URL
 	Keys                string // folder of trusted usign public keys
 	RequireSignatures   bool
@@ -312,6 +314,9 @@ func (l *configLoader) complete() {
 		c.Control = filepath.Join(c.Data, "control.sock")
 	}
 	c.Control = l.absolute(c.Control)
+	if c.AdminTokenFile != "" {
+		c.AdminTokenFile = l.absolute(c.AdminTokenFile)
+	}
 	l.completeDistributions()
 	for i := range c.ImageBuilders {
 		c.ImageBuilders[i].Path = l.absolute(c.ImageBuilders[i].Path)

@@ -93,6 +93,11 @@ var settings = []setting{
 		doc:     "Without it: control.sock in the data folder.",
 		allowed: "the path of a socket, at most 107 bytes long",
 		set:     setPath(func(c *Config) *string { return &c.Control }, true), text: func(c *Config) string { return c.Control }},
+	{key: "admin_token_file", group: groupServer, placeholder: "PATH",
+		help:    "File with the token that lets the operator cancel, pin, evict and sync over HTTP.",
+		doc:     "Without it there is no such thing; the commands on this machine do the same. Make one with\n\"openssl rand -hex 32\", readable by the server's user alone. It is read at start.",
+		allowed: "the path of a file",
+		set:     setPath(func(c *Config) *string { return &c.AdminTokenFile }, true), text: func(c *Config) string { return c.AdminTokenFile }},
 
 	{key: "upstream", group: groupUpstream, def: "https://downloads.openwrt.org", placeholder: "URL",
 		help:    "Download server of the distribution.",

@@ -43,6 +43,8 @@ type commandLine struct {
 	Jobs         jobsCmd         `cmd:"" group:"server" help:"List the jobs of the running server."`
 	Cancel       cancelCmd       `cmd:"" group:"server" help:"End a job of the running server."`
 	Evict        evictCmd        `cmd:"" group:"server" help:"Drop a finished image of the running server."`
+	Pin          pinCmd          `cmd:"" group:"server" help:"Keep a finished image of the running server from being dropped."`
+	Unpin        unpinCmd        `cmd:"" group:"server" help:"Let a pinned image be dropped again."`
 	DB           dbCmd           `cmd:"" name:"db" group:"server" help:"Look after the database."`
 	Backup       backupCmd       `cmd:"" group:"server" help:"Copy the database while the server runs."`
 	Sample       sampleCmd       `cmd:"" group:"server" help:"Write the sample distribution, to be served as an upstream."`
@@ -66,6 +68,8 @@ func newCommandLine() *commandLine {
 	c.Jobs.configFlags = settingFlags("data", "control")
 	c.Cancel.configFlags = settingFlags("data", "control")
 	c.Evict.configFlags = settingFlags("data", "control")
+	c.Pin.configFlags = settingFlags("data", "control")
+	c.Unpin.configFlags = settingFlags("data", "control")
 	c.DB.Check.configFlags = settingFlags("data", "control")
 	c.Backup.configFlags = settingFlags("data", "control")
 	return c

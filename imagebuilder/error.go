@@ -24,6 +24,9 @@ const (
 	CodeUpstreamUnavailable  Code = "upstream_unavailable"   // no usable copy of upstream's data yet
 	CodeStopping             Code = "stopping"               // the server is shutting down
 	CodeBusy                 Code = "busy"                   // too much of one kind is going on just now
+	CodeUnauthorized         Code = "unauthorized"           // the operator's token is missing or wrong
+	CodeForbidden            Code = "forbidden"              // not from this place
+	CodePinned               Code = "pinned"                 // the operator's pins stand against it
 )
 
 // Codes of builds that failed.

@@ -43,6 +43,34 @@ func summarize(job *imagebuilder.Job) Summary {
 	return s
 }
 
+// Summary returns the outcome of a request hash in short, as the store has
+// it. It is no use of its images.
+func (q *Queue) Summary(hash string) (Summary, bool) {
+	job, err := q.o.DB.Job(hash)
+	if err != nil || job.State != imagebuilder.Done && job.State != imagebuilder.Failed {
+		return Summary{}, false
+	}
+	return summarize(job), true
+}
+
+// BuildTime is how long it would take to build a done job again: what its
+// build took, but for the ImageBuilder's download, which would be there; or,
+// where that is not known, what builds of its target take; 0 is unknown.
+func (q *Queue) BuildTime(job *imagebuilder.Job) time.Duration {
+	var took time.Duration
+	for _, s := range job.Stages {
+		if s.Stage != imagebuilder.StageDownload && s.Stage != imagebuilder.StageUnpack {
+			took += s.Duration
+		}
+	}
+	if took > 0 {
+		return took
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.history.expect(job.Request.Target)
+}
+
 // addRecent is called with q.mu held.
 func (q *Queue) addRecent(s Summary) {
 	q.recent = append([]Summary{s}, q.recent[:min(len(q.recent), maxRecent-1)]...)

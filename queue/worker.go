@@ -47,6 +47,7 @@ func (q *Queue) Run(ctx context.Context) error {
 		workers.Go(func() { q.work(builds) })
 	}
 	workers.Go(q.sweepNowAndThen)
+	workers.Go(q.loadRecent) // so that no Snapshot waits for the disk
 	workers.Wait()
 	q.endFollowing()
 	return nil

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"attendant/imagebuilder"
+	"attendant/queue"
 )
 
 // Database is what the control socket offers of the store.
@@ -60,13 +61,17 @@ func ListenControl(path string) (net.Listener, error) {
 //	GET  /jobs           the jobs, as a list of ControlJob
 //	POST /cancel/{hash}  ends a job
 //	POST /evict/{hash}   drops a finished job's images
+//	POST /pin/{hash}     keeps a finished job's images from being dropped
+//	POST /unpin/{hash}   lets them be dropped again
 //	GET  /backup         a copy of the database
 //	GET  /check          what is wrong with the database, as a list
 func (s *Server) ServeControl(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /jobs", s.controlJobs)
-	mux.HandleFunc("POST /cancel/{hash}", s.controlCancel)
-	mux.HandleFunc("POST /evict/{hash}", s.controlEvict)
+	mux.HandleFunc("POST /cancel/{hash}", s.controlJob(s.o.Queue.Cancel))
+	mux.HandleFunc("POST /evict/{hash}", s.controlJob(s.o.Images.Drop))
+	mux.HandleFunc("POST /pin/{hash}", s.controlJob(s.o.Images.Pin))
+	mux.HandleFunc("POST /unpin/{hash}", s.controlJob(s.o.Images.Unpin))
 	mux.HandleFunc("GET /backup", s.controlBackup)
 	mux.HandleFunc("GET /check", s.controlCheck)
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout}
@@ -95,10 +100,22 @@ type ControlJob struct {
 	Enqueued time.Time          `json:"enqueued"`
 	Finished time.Time          `json:"finished,omitzero"`
 	Detail   string             `json:"detail,omitempty"` // why a job failed
+	Pinned   bool               `json:"pinned,omitempty"` // its images stay
 }
 
 func (s *Server) controlJobs(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, jsonBody(s.jobs()))
+}
+
+// jobs are those that are building and waiting, the last outcomes, and after
+// them what is pinned and no longer among those.
+func (s *Server) jobs() []ControlJob {
 	jobs := []ControlJob{}
+	sets := s.o.Images.Pinned()
+	pinned := make(map[string]bool, len(sets))
+	for _, set := range sets {
+		pinned[set.Hash] = true
+	}
 	snapshot := s.o.Queue.Snapshot()
 	for _, list := range [][]queueStatus{snapshot.Building, snapshot.Waiting} {
 		for _, status := range list {
@@ -110,29 +127,37 @@ func (s *Server) controlJobs(w http.ResponseWriter, _ *http.Request) {
 			})
 		}
 	}
-	for _, past := range snapshot.Recent {
+	outcome := func(past queue.Summary) {
 		jobs = append(jobs, ControlJob{
 			Hash: past.Hash, State: past.State, Version: past.Version, Target: past.Target, Profile: past.Profile,
-			Enqueued: past.EnqueuedAt, Finished: past.FinishedAt, Detail: past.Detail,
+			Enqueued: past.EnqueuedAt, Finished: past.FinishedAt, Detail: past.Detail, Pinned: past.State == imagebuilder.Done && pinned[past.Hash],
 		})
 	}
-	writeJSON(w, http.StatusOK, jsonBody(jobs))
+	listed := map[string]bool{}
+	for _, past := range snapshot.Recent {
+		outcome(past)
+		listed[past.Hash] = true
+	}
+	for _, set := range sets[:min(len(sets), maxAdminPinned)] {
+		if listed[set.Hash] {
+			continue
+		}
+		if past, ok := s.o.Queue.Summary(set.Hash); ok {
+			outcome(past)
+		}
+	}
+	return jobs
 }
 
-func (s *Server) controlCancel(w http.ResponseWriter, r *http.Request) {
-	if err := s.o.Queue.Cancel(r.PathValue("hash")); err != nil {
-		s.writeError(w, r, err)
-		return
+// controlJob does something with a request hash.
+func (s *Server) controlJob(do func(hash string) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if err := do(r.PathValue("hash")); err != nil {
+			s.writeError(w, r, err)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
 	}
-	w.WriteHeader(http.StatusNoContent)
-}
-
-func (s *Server) controlEvict(w http.ResponseWriter, r *http.Request) {
-	if err := s.o.Images.Drop(r.PathValue("hash")); err != nil {
-		s.writeError(w, r, err)
-		return
-	}
-	w.WriteHeader(http.StatusNoContent)
 }
 
 func (s *Server) controlBackup(w http.ResponseWriter, r *http.Request) {

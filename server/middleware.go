@@ -100,10 +100,15 @@ func (s *Server) logRequests(next http.Handler) http.Handler {
 
 // cors lets pages of any origin read any reply: LuCI's page comes from the
 // router, the firmware selector's from anywhere. There are no cookies or
-// other credentials to protect.
+// other credentials to protect, but for the operator's addresses, whose
+// replies no page of another server may read.
 func cors(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
+		if isAdminPath(r.URL.Path) {
+			next.ServeHTTP(w, r)
+			return
+		}
 		h.Set("Access-Control-Allow-Origin", "*")
 		if r.Method == http.MethodOptions {
 			h.Set("Access-Control-Allow-Methods", "GET, HEAD, POST, OPTIONS")

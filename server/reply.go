@@ -51,6 +51,12 @@ func statusOf(code imagebuilder.Code) int {
 		return http.StatusBadRequest
 	case imagebuilder.CodeNotFound:
 		return http.StatusNotFound
+	case imagebuilder.CodeUnauthorized:
+		return http.StatusUnauthorized
+	case imagebuilder.CodeForbidden:
+		return http.StatusForbidden
+	case imagebuilder.CodePinned:
+		return http.StatusConflict
 	case imagebuilder.CodeQueueFull, imagebuilder.CodeUpstreamUnavailable, imagebuilder.CodeStopping,
 		imagebuilder.CodeBusy:
 		return http.StatusServiceUnavailable

@@ -31,6 +31,10 @@ type Options struct {
 	Statistics Statistics
 	Database   Database
 
+	Surroundings Surroundings // nil tells nothing of them
+	Operator     Operator     // nil sees and does nothing beside the server
+	AdminToken   string       // "" switches administration over HTTP off
+
 	Version             string
 	Contact             string
 	PublicURL           string // where clients reach this server; "" is unknown
@@ -67,7 +71,11 @@ type Server struct {
 	docs    []byte
 	docsCSP string
 
-	bodyLimit   int64
+	bodyLimit int64
+	started   time.Time
+	kept      keptStatus
+	guard     *guard // of the operator's addresses; nil: there are none
+
 	known       *lru.Cache[[sha256.Size]byte, *asked]
 	streams     chan struct{}
 	largeBodies chan struct{}
@@ -98,6 +106,7 @@ func New(o Options) *Server {
 	}
 	s := &Server{
 		known:       known,
+		started:     o.Now(),
 		o:           o,
 		log:         o.Log,
 		openAPI:     openAPI(o.Version, o.PublicURL),
@@ -107,6 +116,9 @@ func New(o Options) *Server {
 		legacy:      newLegacyState(),
 		stop:        make(chan struct{}),
 		hurry:       make(chan struct{}),
+	}
+	if o.AdminToken != "" {
+		s.guard = newGuard(o.AdminToken)
 	}
 	s.docs, s.docsCSP = docsPage(s.openAPI)
 	s.handler = s.wrap(s.routes())
@@ -154,12 +166,15 @@ func (s *Server) routes() http.Handler {
 	get("/overview", s.overview)
 	get("/api/v1/latest", s.latest)
 
+	get("/api/v1/status", s.status)
 	get("/api/v1/stats", s.stats)
 	get("/api/v1/stats/summary", s.statsSummary)
 	get("/api/v1/builds-per-day", s.buildsPerDay)
 	get("/api/v1/builds-by-version", s.buildsByVersion)
 	get("/api/v1/top-packages", s.topPackages)
 	get("/api/v1/build-errors", s.buildErrors)
+
+	s.administer(r)
 
 	get("/healthz", s.health)
 	get("/api/v1/openapi.json", s.serveOpenAPI)

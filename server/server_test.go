@@ -46,10 +46,10 @@ type stubStatistics struct {
 	requests, hits, misses atomic.Int64
 }
 
-func (s *stubStatistics) CountRequest()        { s.requests.Add(1) }
-func (s *stubStatistics) CountHit()            { s.hits.Add(1) }
-func (s *stubStatistics) CountMiss()           { s.misses.Add(1) }
-func (s *stubStatistics) BuildsLastDay() int64 { return 7 }
+func (s *stubStatistics) CountRequest()          { s.requests.Add(1) }
+func (s *stubStatistics) CountHit(time.Duration) { s.hits.Add(1) }
+func (s *stubStatistics) CountMiss()             { s.misses.Add(1) }
+func (s *stubStatistics) BuildsLastDay() int64   { return 7 }
 func (s *stubStatistics) Days(n int) []DayCounts {
 	days := make([]DayCounts, n)
 	for i := range days {

@@ -15,9 +15,10 @@ import (
 // openwrt/asu asu/routers/stats.py, which other programs draw.
 type Statistics interface {
 	// CountRequest counts a call of the build API, valid or not; CountHit one
-	// that a finished build answered, CountMiss one that led to a new build.
+	// that a finished build answered and the time that building anew would
+	// have taken, CountMiss one that led to a new build.
 	CountRequest()
-	CountHit()
+	CountHit(saved time.Duration)
 	CountMiss()
 	// Days returns the last n days, oldest first, today last.
 	Days(n int) []DayCounts
@@ -35,8 +36,9 @@ type Statistics interface {
 
 // DayCounts is one day (UTC) of builds.
 type DayCounts struct {
-	Date                          time.Time
-	Requests, CacheHits, Failures int64
+	Date                                     time.Time
+	Requests, CacheHits, Successes, Failures int64
+	Saved                                    time.Duration // by cache hits
 }
 
 // PackageCount is how often a package was built in.

@@ -21,12 +21,17 @@ type ImageRecord struct {
 	Used   time.Time // last use; wall clock, to the second
 	Tick   uint64    // the order of last uses, which no clock can upset
 	Secret bool      // its request had defaults, which may hold passwords
+	Pinned bool      // the operator wants it kept
 }
 
 // imageRecordSize is flags (1), bytes (8), blocks (4), done (4), used (4), tick (8).
 const imageRecordSize = 29
 
-const flagSecret = 1
+// The flags of an image record.
+const (
+	flagSecret = 1 << iota
+	flagPinned
+)
 
 func seconds(t time.Time) uint32 {
 	s := t.Unix()
@@ -38,6 +43,9 @@ func (r *ImageRecord) encode() []byte {
 	var flags byte
 	if r.Secret {
 		flags |= flagSecret
+	}
+	if r.Pinned {
+		flags |= flagPinned
 	}
 	v = append(v, flags)
 	v = binary.BigEndian.AppendUint64(v, uint64(r.Bytes))
@@ -53,6 +61,7 @@ func decodeImageRecord(v []byte) (ImageRecord, error) {
 	}
 	return ImageRecord{
 		Secret: v[0]&flagSecret != 0,
+		Pinned: v[0]&flagPinned != 0,
 		Bytes:  int64(binary.BigEndian.Uint64(v[1:])),
 		Disk:   int64(binary.BigEndian.Uint32(v[9:])) * BlockSize,
 		Done:   time.Unix(int64(binary.BigEndian.Uint32(v[13:])), 0),
@@ -108,6 +117,28 @@ func (db *DB) DeleteImages(keys ...Key) error {
 	})
 	if err != nil {
 		return fmt.Errorf("removing image records: %w", err)
+	}
+	return nil
+}
+
+// PinImages records whether an image set is pinned. The error is ErrNotFound
+// for one that has no record.
+func (db *DB) PinImages(k Key, pinned bool) error {
+	err := db.update(func(tx *bolt.Tx) error {
+		images := tx.Bucket(bucketImages)
+		v := images.Get(k[:])
+		if v == nil {
+			return ErrNotFound
+		}
+		r, err := decodeImageRecord(v)
+		if err != nil {
+			return err
+		}
+		r.Pinned = pinned
+		return images.Put(k[:], r.encode())
+	})
+	if err != nil {
+		return fmt.Errorf("pinning image %s: %w", k, err)
 	}
 	return nil
 }

@@ -152,6 +152,7 @@ func TestImageRecordsKeepTheirFields(t *testing.T) {
 			Used:   time.Unix(rapid.Int64Range(0, 1<<32-1).Draw(t, "used"), 0),
 			Tick:   rapid.Uint64().Draw(t, "tick"),
 			Secret: rapid.Bool().Draw(t, "secret"),
+			Pinned: rapid.Bool().Draw(t, "pinned"),
 		}
 		got, err := decodeImageRecord(want.encode())
 		if err != nil || got != want {

@@ -31,6 +31,9 @@ const (
 	CacheMisses
 	Successes
 	Failures
+	// SavedMilliseconds is the time that builds would have taken which a
+	// finished one made unnecessary.
+	SavedMilliseconds
 	eventCount
 )
 
@@ -213,6 +216,15 @@ func (s *Statistics) Count(e Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.count(e)
+}
+
+// Hit counts a request that a finished build answered, and the time that
+// building anew would have taken.
+func (s *Statistics) Hit(saved time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.count(CacheHits)
+	s.day().Events[SavedMilliseconds] += max(0, saved.Milliseconds())
 }
 
 func (s *Statistics) count(e Event) {

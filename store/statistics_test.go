@@ -31,7 +31,7 @@ func TestDaysAreCountedOverARestart(t *testing.T) {
 	s := db.Statistics()
 	s.Count(Requests)
 	s.Count(Requests)
-	s.Count(CacheHits)
+	s.Hit(90 * time.Second)
 	now = now.Add(2 * time.Minute)
 	s.Count(Requests)
 	s.Count(CacheMisses)
@@ -46,7 +46,7 @@ func TestDaysAreCountedOverARestart(t *testing.T) {
 	}
 	want := []Day{
 		{Date: time.Date(2026, 2, 28, 0, 0, 0, 0, time.UTC)},
-		{Date: time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC), Counts: [eventCount]int64{Requests: 2, CacheHits: 1}},
+		{Date: time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC), Counts: [eventCount]int64{Requests: 2, CacheHits: 1, SavedMilliseconds: 90_000}},
 		{Date: time.Date(2026, 3, 2, 0, 0, 0, 0, time.UTC), Counts: [eventCount]int64{Requests: 1, CacheMisses: 1, Successes: 1, Failures: 1}},
 	}
 	if diff := cmp.Diff(want, days[27:]); diff != "" {

@@ -8,7 +8,9 @@
 //
 //   - those that are being read, and
 //   - those completed or last used within MinKeep (10 minutes): somebody was
-//     just told that the image is there.
+//     just told that the image is there, and
+//   - those that the operator has pinned, which may take at most three
+//     quarters of the budget.
 //
 // Sets completed within Grace (1 hour) go only when nothing older can: a
 // user may click "download" long after the build is done. When this does not
@@ -91,6 +93,8 @@ type Cache struct {
 	root      *os.Root // imagesDir
 	start     time.Time
 
+	pinning sync.Mutex // held while a pin is recorded; before mu
+
 	mu       sync.Mutex
 	index    index
 	reserved int64                       // bytes of open reservations
@@ -141,7 +145,7 @@ func (c *Cache) load() error {
 	var sets []entry
 	err := c.o.DB.Images(func(k store.Key, r store.ImageRecord) error {
 		e := newEntry(k, r.Bytes, r.Disk)
-		e.tick, e.live, e.secret = r.Tick, true, r.Secret
+		e.tick, e.live, e.secret, e.pinned = r.Tick, true, r.Secret, r.Pinned
 		e.done, e.used = secondsBefore(now, r.Done), secondsBefore(now, r.Used)
 		if r.Secret && r.Done.After(now) {
 			e.done = 0
@@ -246,7 +250,7 @@ func (h *Handle) Close() error {
 	var err error
 	h.once.Do(func() {
 		err = h.File.Close()
-		h.c.unpin(h.key, h.id)
+		h.c.letGo(h.key, h.id)
 	})
 	return err
 }
@@ -264,14 +268,14 @@ func (c *Cache) Open(hash, name string) (*Handle, error) {
 		c.mu.Unlock()
 		return nil, fmt.Errorf("opening image file: %w", fs.ErrNotExist)
 	}
-	c.index.entries[i].pins++
+	c.index.entries[i].readers++
 	id := c.index.entries[i].id
 	c.touch(i)
 	c.mu.Unlock()
 
 	f, err := c.root.Open(hash + "/" + name)
 	if err != nil {
-		c.unpin(k, id)
+		c.letGo(k, id)
 		return nil, fmt.Errorf("opening image file: %w", err)
 	}
 	info, err := f.Stat()
@@ -280,17 +284,17 @@ func (c *Cache) Open(hash, name string) (*Handle, error) {
 	}
 	if err != nil {
 		f.Close()
-		c.unpin(k, id)
+		c.letGo(k, id)
 		return nil, fmt.Errorf("opening image file: %w", err)
 	}
 	return &Handle{File: f, Info: info, c: c, key: k, id: id}, nil
 }
 
-func (c *Cache) unpin(k store.Key, id uint32) {
+func (c *Cache) letGo(k store.Key, id uint32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if i, known := c.index.find(k); known && c.index.entries[i].id == id {
-		c.index.entries[i].pins--
+		c.index.entries[i].readers--
 	}
 }
 
@@ -318,9 +322,11 @@ type Usage struct {
 	Sets     int
 	Budget   int64
 	Used     int64 // by the sets in place
+	Pinned   int64 // by those that are pinned, of Used
 	Reserved int64 // for builds under way
 	Dropped  int64 // by dropped sets that are still being removed
 	Free     int64 // on the file system; -1 when it cannot be told
+	MinFree  int64 // what builds leave free there
 }
 
 // Usage returns how much is used now.
@@ -335,9 +341,11 @@ func (c *Cache) Usage() Usage {
 		Sets:     c.index.len(),
 		Budget:   c.o.Budget,
 		Used:     c.index.bytes(),
+		Pinned:   c.index.pinned * store.BlockSize,
 		Reserved: c.reserved,
 		Dropped:  c.trashBytes(),
 		Free:     free,
+		MinFree:  c.o.MinFree,
 	}
 }
 

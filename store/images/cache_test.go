@@ -307,8 +307,8 @@ func TestOpenRefusesOtherNames(t *testing.T) {
 	}
 	// None of them has left a pin behind.
 	i, _ := f.c.index.find(keyOf("a"))
-	if pins := f.c.index.entries[i].pins; pins != 0 {
-		t.Errorf("%d pins", pins)
+	if readers := f.c.index.entries[i].readers; readers != 0 {
+		t.Errorf("%d readers", readers)
 	}
 }
 

@@ -37,7 +37,7 @@ func (c *Cache) choose(short int64) (victims []int32, enough bool) {
 		for i := c.index.first; i != none; i = c.index.entries[i].next {
 			e := &c.index.entries[i]
 			young := now-max(e.done, e.used) < minKeep
-			if chosen[i] || young || e.pins > 0 || sparing && now-e.done < grace || c.moving[e.key] != nil {
+			if chosen[i] || young || e.pinned || e.readers > 0 || sparing && now-e.done < grace || c.moving[e.key] != nil {
 				continue
 			}
 			chosen[i] = true
@@ -223,7 +223,7 @@ func folderSize(dir string) (bytes, disk int64, err error) {
 }
 
 // Drop removes the set of a request hash with its record and its job, though
-// not while it is being read. The error is an *imagebuilder.Error.
+// not while it is being read or pinned. The error is an *imagebuilder.Error.
 func (c *Cache) Drop(hash string) error {
 	k, ok := store.ParseKey(hash)
 	c.mu.Lock()
@@ -232,9 +232,13 @@ func (c *Cache) Drop(hash string) error {
 		c.mu.Unlock()
 		return imagebuilder.Errorf(imagebuilder.CodeNotFound, "There is no image with this hash.")
 	}
-	if c.index.entries[i].pins > 0 || c.moving[k] != nil {
+	if c.index.entries[i].readers > 0 || c.moving[k] != nil {
 		c.mu.Unlock()
 		return imagebuilder.Errorf(imagebuilder.CodeNoSpace, "The image is being downloaded. Please try again when that is over.")
+	}
+	if c.index.entries[i].pinned {
+		c.mu.Unlock()
+		return imagebuilder.Errorf(imagebuilder.CodePinned, "The image is pinned, so it stays. Unpin it first to drop it.")
 	}
 	moves := c.takeOut([]int32{i})
 	c.mu.Unlock()
@@ -252,7 +256,7 @@ func (c *Cache) dropExpired() {
 	var victims []int32
 	for i := range c.index.entries {
 		e := &c.index.entries[i]
-		if e.live && e.secret && e.pins == 0 && now-e.done >= ttl && c.moving[e.key] == nil {
+		if e.live && e.secret && e.readers == 0 && now-e.done >= ttl && c.moving[e.key] == nil {
 			victims = append(victims, int32(i))
 		}
 	}

@@ -19,11 +19,12 @@ type entry struct {
 	id         uint32 // tells a set from an earlier one of the same key
 	done       int32
 	used       int32
-	pins       int32 // open handles
+	readers    int32 // open handles
 	prev, next int32 // by last use
 	live       bool
 	dirty      bool // the last use is not saved
 	secret     bool
+	pinned     bool // never dropped to make room
 }
 
 func newEntry(k store.Key, bytes, disk int64) entry {
@@ -45,6 +46,8 @@ type index struct {
 	tick        uint64
 	id          uint32
 	total       int64 // blocks
+	pinned      int64 // blocks of pinned sets
+	pinnedSets  int
 }
 
 // fill makes the index of sets, whose order is that of their ticks.
@@ -56,6 +59,7 @@ func (x *index) fill(sets []entry) {
 		x.total += int64(sets[i].blocks)
 		x.tick = max(x.tick, sets[i].tick)
 		x.link(int32(i))
+		x.countPin(&sets[i], 1)
 	}
 }
 
@@ -83,7 +87,23 @@ func (x *index) add(e entry) int32 {
 	x.byKey[e.key] = i
 	x.total += int64(e.blocks)
 	x.link(i)
+	x.countPin(&e, 1)
 	return i
+}
+
+// pin marks a set as pinned or not.
+func (x *index) pin(i int32, pinned bool) {
+	e := &x.entries[i]
+	x.countPin(e, -1)
+	e.pinned = pinned
+	x.countPin(e, 1)
+}
+
+func (x *index) countPin(e *entry, n int) {
+	if e.pinned {
+		x.pinned += int64(n) * int64(e.blocks)
+		x.pinnedSets += n
+	}
 }
 
 func (x *index) remove(i int32) {
@@ -91,6 +111,7 @@ func (x *index) remove(i int32) {
 	x.unlink(i)
 	delete(x.byKey, e.key)
 	x.total -= int64(e.blocks)
+	x.countPin(e, -1)
 	*e = entry{next: x.free}
 	x.free = i
 }

@@ -18,7 +18,8 @@ type modelSet struct {
 	name       string
 	mb         int64
 	done, used time.Time
-	pins       []*Handle
+	pins       []*Handle // of readers
+	pinned     bool      // by the operator
 }
 
 // TestCacheAgainstAModel does random things to a cache and to a plain list in
@@ -66,7 +67,7 @@ func TestCacheAgainstAModel(t *testing.T) {
 						if used+mb <= budget {
 							break
 						}
-						if len(s.pins) > 0 || time.Since(s.used) < 10*time.Minute || sparing && time.Since(s.done) < time.Hour || slices.Contains(victims, s) {
+						if s.pinned || len(s.pins) > 0 || time.Since(s.used) < 10*time.Minute || sparing && time.Since(s.done) < time.Hour || slices.Contains(victims, s) {
 							continue
 						}
 						victims = append(victims, s)
@@ -133,6 +134,48 @@ func TestCacheAgainstAModel(t *testing.T) {
 						model[i].pins = model[i].pins[1:]
 					}
 				},
+				"pin": func(t *rapid.T) {
+					n := name.Draw(t, "name")
+					i, pinned := find(n), int64(0)
+					for _, s := range model {
+						if s.pinned {
+							pinned += s.mb
+						}
+					}
+					want := imagebuilder.Code("")
+					switch {
+					case i < 0:
+						want = imagebuilder.CodeNotFound
+					case !model[i].pinned && pinned+model[i].mb > budget*3/4:
+						want = imagebuilder.CodePinned
+					}
+					err := f.c.Pin(hashOf(n))
+					if got := code(err); got != want {
+						t.Fatalf("pinning %s: %v, the model expects %q", n, err, want)
+					}
+					if err == nil {
+						model[i].pinned = true
+					}
+				},
+				"unpin": func(t *rapid.T) {
+					n := name.Draw(t, "name")
+					err := f.c.Unpin(hashOf(n))
+					if i := find(n); (err == nil) != (i >= 0) {
+						t.Fatalf("unpinning %s: %v, in the model at %d", n, err, i)
+					} else if i >= 0 {
+						model[i].pinned = false
+					}
+				},
+				"drop": func(t *rapid.T) {
+					n := name.Draw(t, "name")
+					i := find(n)
+					err := f.c.Drop(hashOf(n))
+					if dropped := i >= 0 && !model[i].pinned && len(model[i].pins) == 0; dropped != (err == nil) {
+						t.Fatalf("dropping %s: %v, in the model at %d", n, err, i)
+					} else if dropped {
+						model = slices.Delete(model, i, i+1)
+					}
+				},
 				"wait": func(t *rapid.T) {
 					time.Sleep(rapid.SampledFrom([]time.Duration{time.Minute, 11 * time.Minute, 2 * time.Hour}).Draw(t, "time"))
 					synctest.Wait()
@@ -167,6 +210,20 @@ func TestCacheAgainstAModel(t *testing.T) {
 						if i >= 0 {
 							used += model[i].mb
 						}
+					}
+					var pinned []string
+					var pinnedMB int64
+					for _, s := range slices.Backward(model) {
+						if s.pinned {
+							pinned, pinnedMB = append(pinned, hashOf(s.name)), pinnedMB+s.mb
+						}
+					}
+					var got []string
+					for _, s := range f.c.Pinned() {
+						got = append(got, s.Hash)
+					}
+					if u := f.c.Usage(); !slices.Equal(got, pinned) || u.Pinned != pinnedMB*mb {
+						t.Fatalf("%d bytes pinned by %v, in the model %d MB by %v", u.Pinned, got, pinnedMB, pinned)
 					}
 					if u := f.c.Usage(); u.Used != used*mb || u.Reserved != 0 || u.Sets != len(model) || u.Used > u.Budget {
 						t.Fatalf("usage %+v, the model has %d sets with %d MB", u, len(model), used)

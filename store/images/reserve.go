@@ -72,14 +72,17 @@ func (r *Reservation) resize(bytes int64, written bool) error {
 	}
 	victims, enough := c.choose(short)
 	if !enough {
-		reserved, used := c.reserved, c.index.bytes()
+		reserved, used, pinned := c.reserved, c.index.bytes(), ""
+		if c.index.pinned > 0 {
+			pinned = "pinned, "
+		}
 		c.mu.Unlock()
 		cause := fmt.Errorf("%d bytes wanted, %d missing: budget %d, used %d, reserved %d, free on disk %d (%v)",
 			more, short, c.o.Budget, used, reserved, free, freeErr)
 		if bytes > c.o.Budget {
 			return noSpace(cause, "The image needs %d MiB, more than this server keeps for images altogether (%d MiB). Please tell the server's operator to raise the image budget.", mib(bytes), mib(c.o.Budget))
 		}
-		return noSpace(cause, "This server has no room for another image now: the others are in use or too new to be dropped. Please try again in %d minutes; if it stays, tell the server's operator.", max(1, int(c.o.MinKeep.Minutes())))
+		return noSpace(cause, "This server has no room for another image now: the others are %sin use or too new to be dropped. Please try again in %d minutes; if it stays, tell the server's operator.", pinned, max(1, int(c.o.MinKeep.Minutes())))
 	}
 	c.reserved += more
 	r.bytes = bytes
@@ -153,10 +156,12 @@ func (r *Reservation) commit(dir string, set *imagebuilder.ImageSet, secret bool
 	done := c.claim(r.key)
 	defer done()
 	place := filepath.Join(c.imagesDir, r.hash)
+	pinned := false
 	if _, err := os.Lstat(place); err == nil {
 		// A leftover, or a set that is built anew.
 		c.mu.Lock()
 		if i, known := c.index.find(r.key); known {
+			pinned = c.index.entries[i].pinned
 			c.index.remove(i)
 		}
 		c.mu.Unlock()
@@ -172,7 +177,7 @@ func (r *Reservation) commit(dir string, set *imagebuilder.ImageSet, secret bool
 	tick := c.index.tick
 	c.mu.Unlock()
 	if err == nil {
-		err = record(&store.ImageRecord{Bytes: bytes, Disk: disk, Done: now, Used: now, Tick: tick, Secret: secret})
+		err = record(&store.ImageRecord{Bytes: bytes, Disk: disk, Done: now, Used: now, Tick: tick, Secret: secret, Pinned: pinned})
 	}
 	if err != nil {
 		c.throwAway(place, r.key, disk)
@@ -182,7 +187,7 @@ func (r *Reservation) commit(dir string, set *imagebuilder.ImageSet, secret bool
 	defer c.mu.Unlock()
 	e := newEntry(r.key, bytes, disk)
 	e.done = c.clock()
-	e.used, e.secret = e.done, secret
+	e.used, e.secret, e.pinned = e.done, secret, pinned
 	c.index.add(e)
 	r.end()
 	return nil
