@@ -403,6 +403,7 @@ func TestLearntLimit(t *testing.T) {
 func FuzzDeviceLimits(f *testing.F) {
 	f.Add(commonMakefile + "define Device/a\n  $(Device/b)\n  IMAGE_SIZE := 7936k\nendef\nTARGET_DEVICES += a\n")
 	f.Add("ifeq ($(A),b)\nelse ifdef B\nendif\nendif\nelse\ndefine Device/a\nX += $$$$(Y\nendef\nTARGET_DEVICES:=a")
+	f.Add("\ndefine")
 	f.Add("define Device/a\n$(call Device/a,$(1))${x}\nIMAGE_SIZE ?= 1k\nIMAGES=x\nIMAGE/x=check-size\nendef\nTARGET_DEVICES += a a\ninclude Makefile\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		limits, err := deviceLimits(imageTree(map[string]string{"Makefile": text, "include/image.mk": text}))

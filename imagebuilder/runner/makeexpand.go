@@ -166,8 +166,9 @@ func (m *makefiles) expand(s, arg string, depth int, lookup func(string, int) st
 		default:
 			reference, s = s[i+1:i+2], s[i+2:]
 		}
-		out.WriteString(m.reference(reference, arg, depth, lookup))
-		if out.Len() > maxExpansion {
+		value := m.reference(reference, arg, depth, lookup)
+		out.WriteString(value)
+		if m.work += len(value); out.Len() > maxExpansion {
 			return unsure
 		}
 	}

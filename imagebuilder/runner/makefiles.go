@@ -138,9 +138,11 @@ func (m *makefiles) parse(dir, text string) error {
 		word, rest, _ := strings.Cut(line, " ")
 		rest = strings.TrimSpace(rest)
 		if word == "define" {
-			body := i + 1
-			for depth := 1; depth > 0 && i+1 < len(lines); {
-				i++
+			body, depth := i+1, 1
+			for depth > 0 {
+				if i++; i >= len(lines) {
+					return nil // as make does, nothing is made of it
+				}
 				switch next := strings.TrimSpace(lines[i]); {
 				case strings.HasPrefix(next, "define "):
 					depth++
