@@ -18,6 +18,8 @@ var (
 	bucketRecent   = []byte("recent")     // running number (8) → hash (32): the last recentLength outcomes
 	bucketStats    = []byte("statistics") // "day/<n>", "packages/<period>/<branch>", "hours" → JSON
 	bucketErrors   = []byte("errors")     // running number (8) → line: the last errorLines build errors
+	bucketSizes    = []byte("sizes")      // distro 0 branch 0 target 0 file system → the last sizesLength images' sizes
+	bucketLimits   = []byte("limits")     // distro 0 branch 0 target → Limits as JSON
 )
 
 var keySchema = []byte("schema")
@@ -29,6 +31,14 @@ var migrations = []func(*bolt.Tx) error{
 		for _, name := range [][]byte{
 			bucketJobs, bucketQueue, bucketFailures, bucketImages, bucketHistory, bucketRecent, bucketStats, bucketErrors,
 		} {
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return fmt.Errorf("making bucket %s: %w", name, err)
+			}
+		}
+		return nil
+	},
+	func(tx *bolt.Tx) error {
+		for _, name := range [][]byte{bucketSizes, bucketLimits} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return fmt.Errorf("making bucket %s: %w", name, err)
 			}
