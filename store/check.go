@@ -180,4 +180,12 @@ func checkRest(tx *bolt.Tx, r *Report) {
 		}
 		return nil
 	})
+	forEach(tx, bucketSizes, r, func(k, v []byte) error {
+		_, err := decodeSizes(v)
+		return err
+	})
+	forEach(tx, bucketLimits, r, func(k, v []byte) error {
+		_, err := limitsOf(tx, k)
+		return err
+	})
 }

@@ -25,6 +25,8 @@ func fixtureJobs() []*imagebuilder.Job {
 	return []*imagebuilder.Job{queued, building, d, failed(job(4, "failed"))}
 }
 
+var fixtureTarget = SizeTarget{"openwrt", "24.10", "ath79/generic"}
+
 // TestOldDatabasesOpen opens a database of each schema there ever was.
 func TestOldDatabasesOpen(t *testing.T) {
 	if *writeFixture {
@@ -66,6 +68,13 @@ func TestOldDatabasesOpen(t *testing.T) {
 			if lines, err := db.Statistics().BuildErrors(10); err != nil || len(lines) != 1 {
 				t.Errorf("build errors: %v, %v", lines, err)
 			}
+			sizes, err := db.Sizes(fixtureTarget, "squashfs")
+			must(t, err)
+			limits, err := db.Limits(fixtureTarget)
+			must(t, err)
+			if seen := schema >= 3; seen != (len(sizes) == 1) || seen != (limits.Of("tplink_archer-c7-v5") == 15794176) {
+				t.Errorf("sizes %v, limits %v", sizes, limits)
+			}
 			if top := db.Statistics().packages; len(top) != 1 {
 				t.Errorf("packages: %v", top)
 			}
@@ -85,6 +94,7 @@ func makeFixture(t *testing.T) {
 			must(t, db.SaveJob(j))
 		case imagebuilder.Done:
 			_, image := done(queued)
+			must(t, db.NoteSize(j.Hash, fixtureTarget, "squashfs", Size{"tplink_archer-c7-v5", 4 << 20, 9 << 20}))
 			must(t, db.FinishJob(j, image, time.Minute))
 		case imagebuilder.Failed:
 			must(t, db.FinishJob(j, nil, 0))
@@ -93,6 +103,7 @@ func makeFixture(t *testing.T) {
 	db.Statistics().Count(Requests)
 	db.Statistics().Built("24.10.4", []string{"luci"})
 	db.Statistics().BuildFailed("24.10.4", "ath79/generic", "x", "It failed.")
+	must(t, db.StateLimits(fixtureTarget, hashOf("builder"), map[string]int64{"tplink_archer-c7-v5": 15794176}))
 	must(t, db.Close())
 	content, err := os.ReadFile(path)
 	must(t, err)

@@ -196,8 +196,8 @@ func (db *DB) SaveJob(job *imagebuilder.Job) error {
 }
 
 // FinishJob records a job's outcome, takes it off the queue, and records, for
-// a job that is Done, its image set and how long the build took; all in one
-// transaction.
+// a job that is Done, its image set, how long the build took and the image's
+// size if that was noted; all in one transaction.
 func (db *DB) FinishJob(job *imagebuilder.Job, image *ImageRecord, took time.Duration) error {
 	k, err := parseKey(job.Hash)
 	if err != nil {
@@ -210,6 +210,7 @@ func (db *DB) FinishJob(job *imagebuilder.Job, image *ImageRecord, took time.Dur
 	if err != nil {
 		return fmt.Errorf("finishing job %s: %w", k, err)
 	}
+	size, sized := db.notedSize(k)
 	err = db.update(func(tx *bolt.Tx) error {
 		if err := tx.Bucket(bucketQueue).Delete(seqKey(job.Seq)); err != nil {
 			return err
@@ -250,11 +251,17 @@ func (db *DB) FinishJob(job *imagebuilder.Job, image *ImageRecord, took time.Dur
 		if err := addHistory(tx, job.Request.Target, Build{Took: took, Disk: image.Disk}); err != nil {
 			return err
 		}
+		if sized {
+			if err := addSize(tx, size.key, size.size); err != nil {
+				return err
+			}
+		}
 		return images.Put(k[:], image.encode())
 	})
 	if err != nil {
 		return fmt.Errorf("finishing job %s: %w", k, err)
 	}
+	db.forgetNoted(k)
 	return nil
 }
 

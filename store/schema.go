@@ -18,6 +18,8 @@ var (
 	bucketRecent   = []byte("recent")     // running number (8) → hash (32): the last recentLength outcomes
 	bucketStats    = []byte("statistics") // "day/<n>", "packages/<period>/<branch>", "hours" → JSON
 	bucketErrors   = []byte("errors")     // running number (8) → line: the last errorLines build errors
+	bucketSizes    = []byte("sizes")      // distro 0 branch 0 target 0 file system → the last sizesLength images' sizes
+	bucketLimits   = []byte("limits")     // distro 0 branch 0 target → Limits as JSON
 )
 
 // Buckets of images that several requests share; see shares.go.
@@ -33,23 +35,19 @@ var keySchema = []byte("schema")
 // once released, only added to; the schema's version is their number.
 var migrations = []func(*bolt.Tx) error{
 	func(tx *bolt.Tx) error {
-		for _, name := range [][]byte{
-			bucketJobs, bucketQueue, bucketFailures, bucketImages, bucketHistory, bucketRecent, bucketStats, bucketErrors,
-		} {
-			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
-				return fmt.Errorf("making bucket %s: %w", name, err)
-			}
-		}
-		return nil
+		return makeBuckets(tx, bucketJobs, bucketQueue, bucketFailures, bucketImages, bucketHistory, bucketRecent, bucketStats, bucketErrors)
 	},
-	func(tx *bolt.Tx) error {
-		for _, name := range [][]byte{bucketContents, bucketShares, bucketSharers} {
-			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
-				return fmt.Errorf("making bucket %s: %w", name, err)
-			}
+	func(tx *bolt.Tx) error { return makeBuckets(tx, bucketContents, bucketShares, bucketSharers) },
+	func(tx *bolt.Tx) error { return makeBuckets(tx, bucketSizes, bucketLimits) },
+}
+
+func makeBuckets(tx *bolt.Tx, names ...[]byte) error {
+	for _, name := range names {
+		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+			return fmt.Errorf("making bucket %s: %w", name, err)
 		}
-		return nil
-	},
+	}
+	return nil
 }
 
 // schemaVersion reads the schema's version; 0 is an empty file.

@@ -67,6 +67,9 @@ type DB struct {
 	pending    []*write
 	committing bool
 	closed     bool
+
+	sizesMu sync.Mutex
+	noted   map[Key]noted
 }
 
 // Key is a request hash in binary form.

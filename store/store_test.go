@@ -404,6 +404,18 @@ func TestCheckFindsWhatDisagrees(t *testing.T) {
 		"short image record": {func(tx *bolt.Tx, _, done, _ Key) error {
 			return tx.Bucket(bucketImages).Put(done[:], []byte("short"))
 		}, "it has 5 bytes"},
+		"sizes cut short": {func(tx *bolt.Tx, _, _, _ Key) error {
+			return tx.Bucket(bucketSizes).Put([]byte("a"), []byte{3, 'a'})
+		}, "the sizes end within an entry"},
+		"a size of nothing": {func(tx *bolt.Tx, _, _, _ Key) error {
+			return tx.Bucket(bucketSizes).Put([]byte("a"), appendSize(nil, Size{"a", 0, 1}))
+		}, "makes no sense"},
+		"limits that are none": {func(tx *bolt.Tx, _, _, _ Key) error {
+			return tx.Bucket(bucketLimits).Put([]byte("a"), []byte(`{"learnt":{"a":-1}}`))
+		}, "cannot take -1 bytes"},
+		"unreadable limits": {func(tx *bolt.Tx, _, _, _ Key) error {
+			return tx.Bucket(bucketLimits).Put([]byte("a"), []byte("{"))
+		}, "In bucket limits"},
 		"number never given": {func(tx *bolt.Tx, _, _, _ Key) error {
 			return tx.Bucket(bucketQueue).SetSequence(2)
 		}, "was never given"},

@@ -66,6 +66,7 @@ func (w *tree) builder(r *release, t *target, core []*built) ([]byte, error) {
 	add(".packageinfo", nil)
 	add("rules.mk", []byte("# The sample's Makefile needs no rules.\n"))
 	add("target/linux/"+t.board+"/image/"+t.subtarget+".devices", t.devices(r))
+	files = append(files, t.imageMakefiles()...)
 	add(linux+"/"+kernelFile(t), noise("kernel "+r.kernel+t.name, kernelSize))
 	add("staging_dir/host/bin/README", []byte("The sample's builder uses the host's programs.\n"))
 	add("packages/README", []byte("Packages in this folder can be installed by name.\n"))

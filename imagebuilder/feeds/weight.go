@@ -1,0 +1,128 @@
+package feeds
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"attendant/imagebuilder"
+)
+
+// Weight is how much a selection of packages holds.
+type Weight struct {
+	// Download and Installed are the sums of the packages' Size and
+	// InstalledSize in bytes. In opkg's indexes the latter is hardly more
+	// than the former: OpenWrt's scripts/ipkg-build notes the compressed size.
+	Download, Installed int64
+	// Packages is their number, and Unknown how many of them have no size.
+	Packages, Unknown int
+	// Optional are those that only the user's wishes bring, the largest first.
+	Optional []Sized
+}
+
+// Sized is a package with the space it takes.
+type Sized struct {
+	Name          string `json:"name"`
+	InstalledSize int64  `json:"installed_size"` // bytes, as in the index
+}
+
+// Weigh sums up a solution. Optional are the packages that neither the
+// target's nor the device's default ones need.
+func (s *Solution) Weigh(w Wish) Weight {
+	weight := weigh(s.Selected)
+	byName := map[string]*Package{}
+	// Those called so come before those that provide it.
+	for _, p := range s.Selected {
+		for _, r := range p.Provides {
+			byName[r.Name] = p.Package
+		}
+	}
+	for _, p := range s.Selected {
+		byName[p.BaseName()] = p.Package
+	}
+	for _, p := range s.Selected {
+		byName[p.Name] = p.Package
+	}
+	needed := map[*Package]bool{}
+	var open []*Package
+	need := func(name string) {
+		if p := byName[name]; p != nil && !needed[p] {
+			needed[p] = true
+			open = append(open, p)
+		}
+	}
+	for _, name := range slices.Concat(w.Default, w.Device) {
+		if !strings.HasPrefix(name, "-") {
+			need(name)
+		}
+	}
+	// These are in every image, whoever needs them.
+	need("libc")
+	need("kernel")
+	need("base-files")
+	for len(open) > 0 {
+		p := open[len(open)-1]
+		open = open[:len(open)-1]
+		for _, r := range p.Depends {
+			need(r.Name)
+		}
+	}
+	for _, p := range s.Selected {
+		if !needed[p.Package] && p.InstalledSize > 0 {
+			weight.Optional = append(weight.Optional, Sized{p.BaseName(), p.InstalledSize})
+		}
+	}
+	slices.SortStableFunc(weight.Optional, func(a, b Sized) int {
+		return cmp.Or(cmp.Compare(b.InstalledSize, a.InstalledSize), strings.Compare(a.Name, b.Name))
+	})
+	return weight
+}
+
+func weigh(selected []Selected) Weight {
+	var weight Weight
+	for _, p := range selected {
+		weight.Packages++
+		if p.Size <= 0 && !weightless(p.Name) {
+			weight.Unknown++
+			continue
+		}
+		weight.Download += max(p.Size, 0)
+		weight.Installed += max(p.InstalledSize, 0)
+	}
+	return weight
+}
+
+// weightless tells whether a package is one that a builder brings with it, so
+// that its feeds need not have it. It weighs the same in every image.
+func weightless(name string) bool {
+	return name == "libc" || name == "kernel" || name == "base-files"
+}
+
+// WeighManifest sums up the packages of a finished image, by what the feeds
+// that it was built from say of them.
+func WeighManifest(m imagebuilder.Manifest, feeds []Feed) Weight {
+	type version struct{ name, version string }
+	known := map[version]*Package{}
+	for _, f := range feeds {
+		if f.Index == nil {
+			continue
+		}
+		for i := range f.Index.Packages {
+			p := &f.Index.Packages[i]
+			if m[p.BaseName()] == p.Version {
+				known[version{p.BaseName(), p.Version}] = p
+			} else if m[p.Name] == p.Version {
+				known[version{p.Name, p.Version}] = p
+			}
+		}
+	}
+	selected := make([]Selected, 0, len(m))
+	for name, v := range m {
+		p := known[version{name, v}]
+		if p == nil {
+			p = &Package{Name: name}
+		}
+		selected = append(selected, Selected{Package: p})
+	}
+	return weigh(selected)
+}
