@@ -11,55 +11,42 @@ import (
 // maxNearest bounds the problems of one solution that come with names nearby.
 const maxNearest = 16
 
-// impossibilities tells of the packages behind failed names which can never be
-// installed, whatever opkg does: one that needs something of which no feed has
-// any, or only such as cannot be installed either.
-type impossibilities struct {
-	*Universe
-	cause map[int32][]Relation // of an impossible package: the options none of which there is
-}
-
-func (u *Universe) newImpossibilities(failed []opkgFailure) *impossibilities {
-	w := &impossibilities{Universe: u, cause: map[int32][]Relation{}}
+// findImpossible finds the packages that can never be installed, whatever opkg
+// does: one that needs something of which no feed has any, or only such as
+// cannot be installed either. With each come the options none of which there
+// is. It is false if a hostile feed makes this too much work.
+func (u *Universe) findImpossible() (map[int32][]Relation, bool) {
 	type need struct {
 		needer  int32
 		options []Relation
-		left    int // options' candidates that are not impossible
+		left    int // packages that meet an option and are not impossible
 	}
-	var needs []need
-	waiting := map[int32][]int{} // candidates to the needs they could meet
-	seen := map[int32]bool{}
-	var queue, lost []int32
-	reach := func(i int32) {
-		if !seen[i] {
-			seen[i] = true
-			queue = append(queue, i)
-		}
-	}
-	for _, f := range failed {
-		for _, i := range w.candidates(f.name) {
-			reach(i)
-		}
-	}
-	for len(queue) > 0 {
-		i := queue[0]
-		queue = queue[1:]
-		for depends := u.listed[i].Depends; len(depends) > 0; {
-			n := 1
-			for n < len(depends) && depends[n].Or {
-				n++
+	cause := map[int32][]Relation{}
+	needs := make([]need, 0, 4*len(u.listed))
+	waiting := make([][]int32, len(u.listed)) // packages to the needs that they meet
+	var lost []int32
+	work := 0
+	for i, p := range u.listed {
+		for depends := p.Depends; len(depends) > 0; {
+			options := firstOptions(depends)
+			depends = depends[len(options):]
+			for _, r := range options {
+				if n, ok := u.names[r.Name]; ok {
+					work += 1 + len(u.nodes[n].providers)
+				}
 			}
-			options := w.meeting(depends[:n])
-			needs = append(needs, need{i, depends[:n], len(options)})
-			for _, candidate := range options {
-				waiting[candidate] = append(waiting[candidate], len(needs)-1)
-				reach(candidate)
+			if work > maxOpkgSteps {
+				return nil, false
 			}
-			if len(options) == 0 && w.cause[i] == nil {
-				w.cause[i] = depends[:n]
-				lost = append(lost, i)
+			meeting := u.meeting(options)
+			for _, candidate := range meeting {
+				waiting[candidate] = append(waiting[candidate], int32(len(needs)))
 			}
-			depends = depends[n:]
+			needs = append(needs, need{int32(i), options, len(meeting)})
+			if len(meeting) == 0 && cause[int32(i)] == nil {
+				cause[int32(i)] = options
+				lost = append(lost, int32(i))
+			}
 		}
 	}
 	for len(lost) > 0 {
@@ -67,23 +54,37 @@ func (u *Universe) newImpossibilities(failed []opkgFailure) *impossibilities {
 		lost = lost[1:]
 		for _, k := range waiting[i] {
 			n := &needs[k]
-			if n.left--; n.left == 0 && w.cause[n.needer] == nil {
-				w.cause[n.needer] = n.options
+			if n.left--; n.left == 0 && cause[n.needer] == nil {
+				cause[n.needer] = n.options
 				lost = append(lost, n.needer)
 			}
 		}
 	}
-	return w
+	return cause, true
 }
 
-// candidates returns all packages that a name could stand for.
+// firstOptions returns the first relation of a list with its alternatives.
+func firstOptions(depends []Relation) []Relation {
+	n := 1
+	for n < len(depends) && depends[n].Or {
+		n++
+	}
+	return depends[:n]
+}
+
+// candidates returns all packages that a name could stand for, those called
+// so first. The list may not be changed.
 func (u *Universe) candidates(name string) []int32 {
 	n, ok := u.names[name]
 	if !ok {
 		return nil
 	}
-	found := slices.Clone(u.nodes[n].called)
-	for _, provider := range u.nodes[n].providers {
+	called, providers := u.nodes[n].called, u.nodes[n].providers
+	if len(providers) == 0 || len(providers) == 1 && providers[0] == n {
+		return called
+	}
+	found := append(make([]int32, 0, len(called)+len(providers)), called...)
+	for _, provider := range providers {
 		if provider != n {
 			found = append(found, u.nodes[provider].called...)
 		}
@@ -92,12 +93,11 @@ func (u *Universe) candidates(name string) []int32 {
 }
 
 // meeting returns all packages that meet one of the options.
-func (w *impossibilities) meeting(options []Relation) []int32 {
+func (u *Universe) meeting(options []Relation) []int32 {
 	var found []int32
 	for k := range options {
-		for _, i := range w.candidates(options[k].Name) {
-			p := w.listed[i]
-			if (options[k].Op == "" || p.Version == "" || options[k].opkgAdmits(p.Version)) && !slices.Contains(found, i) {
+		for _, i := range u.candidates(options[k].Name) {
+			if u.admits(&options[k], i) && (len(options) == 1 || !slices.Contains(found, i)) {
 				found = append(found, i)
 			}
 		}
@@ -112,7 +112,7 @@ func (e *opkgExplanation) explain(f opkgFailure) {
 		e.missing(f.name)
 		return
 	}
-	if !slices.ContainsFunc(candidates, func(i int32) bool { return e.why.cause[i] == nil }) {
+	if !slices.ContainsFunc(candidates, func(i int32) bool { return e.impossible[i] == nil }) {
 		e.unmet(f.name, candidates[0])
 		return
 	}
@@ -130,7 +130,7 @@ func (e *opkgExplanation) explain(f opkgFailure) {
 			Detail: fmt.Sprintf("%s is provided by %s, which is selected already, and opkg refuses to be asked for both: leave %s out.", f.name, present, f.name),
 		}, f.name)
 	default:
-		e.doubt("%s fails as opkg looks for it, though it could be installed.", f.name)
+		e.guessed++
 		e.problem(imagebuilder.Problem{
 			Kind: imagebuilder.ProblemOther, Package: f.name,
 			Detail: fmt.Sprintf("%s cannot be installed beside the other packages.", f.name),
@@ -140,6 +140,7 @@ func (e *opkgExplanation) explain(f opkgFailure) {
 
 // missing adds the problem of a name that is in no feed.
 func (e *opkgExplanation) missing(name string) {
+	e.proven++
 	p := imagebuilder.Problem{Kind: imagebuilder.ProblemMissing, Package: name, Detail: name + " is in no feed."}
 	if e.nearest < maxNearest {
 		e.nearest++
@@ -163,12 +164,13 @@ func (e *opkgExplanation) doubtMissing(name string) {
 // none of.
 func (e *opkgExplanation) unmet(name string, i int32) {
 	chain := []string{name}
+	guessed := e.guessed
 	for {
 		if base := e.listed[i].BaseName(); base != chain[len(chain)-1] && e.listed[i].Name != chain[len(chain)-1] {
 			chain = append(chain, base)
 		}
-		options := e.why.cause[i]
-		meeting := e.why.meeting(options)
+		options := e.impossible[i]
+		meeting := e.meeting(options)
 		if len(meeting) > 0 {
 			i = meeting[0]
 			continue
@@ -192,6 +194,9 @@ func (e *opkgExplanation) unmet(name string, i int32) {
 		default:
 			p.Detail = fmt.Sprintf("%s %s, which is in no feed.", needs(chain[:len(chain)-1], "needs"), rel)
 			e.doubtMissing(rel.Name)
+		}
+		if guessed == e.guessed {
+			e.proven++
 		}
 		e.problem(p, name)
 		return
@@ -326,8 +331,5 @@ func (e *opkgExplanation) standIns() {
 				}
 			}
 		}
-	}
-	if e.guessed > 0 && e.guessed >= len(e.solution.Problems) {
-		e.doubt("Whether opkg refuses this cannot be told from the package indexes alone.")
 	}
 }

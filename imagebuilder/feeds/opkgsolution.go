@@ -33,7 +33,7 @@ func filterOut(names []string) []string {
 
 // solveOpkg tells what the three runs of opkg in package_install do.
 func (u *Universe) solveOpkg(w Wish) *Solution {
-	t := u.opkg()
+	t := u.tables()
 	image := &opkgImage{
 		status: make([]opkgStatus, len(u.listed)), wanted: make([]bool, len(u.listed)),
 		in: make([]bool, len(u.nodes)), needer: make([]int32, len(u.listed)),
@@ -41,7 +41,7 @@ func (u *Universe) solveOpkg(w Wish) *Solution {
 	for i := range image.needer {
 		image.needer[i] = -1
 	}
-	e := &opkgExplanation{Universe: u, image: image, solution: &Solution{Certain: true}, asked: map[int32]string{}, told: map[string]bool{}}
+	e := &opkgExplanation{Universe: u, opkgTables: t, image: image, solution: &Solution{Certain: true}, asked: map[int32]string{}, told: map[string]bool{}}
 	for _, builtin := range []int32{t.libc, t.kernel} {
 		run := u.newOpkgRun(t, image, []string{u.listed[builtin].Name})
 		if run.unresolvable(builtin) || !run.install(builtin) {
@@ -52,6 +52,13 @@ func (u *Universe) solveOpkg(w Wish) *Solution {
 		e.observe(run)
 	}
 	names := w.Packages()
+	if len(names) == 0 {
+		e.proven++
+		e.problem(imagebuilder.Problem{
+			Kind: imagebuilder.ProblemOther, Package: "kernel",
+			Detail: "No package is left to install, and opkg wants at least one.",
+		}, "-kernel")
+	}
 	run := u.newOpkgRun(t, image, names)
 	for _, name := range names {
 		if !plainName(name) {
@@ -90,14 +97,16 @@ func plainName(name string) bool {
 // opkgExplanation turns what happened into a solution.
 type opkgExplanation struct {
 	*Universe
+	*opkgTables
 	image    *opkgImage
 	solution *Solution
 	asked    map[int32]string // packages that were asked for, by which name
 	failed   []opkgFailure
 	gaveUp   bool
-	why      *impossibilities
-	nearest  int // problems that have names nearby
-	guessed  int // problems that are likely but not certain
+	nearest  int  // problems that have names nearby
+	guessed  int  // problems that are likely but not certain
+	proven   int  // problems that are certain whatever else is not
+	unsure   bool // opkg came across a package that is impossible
 	told     map[string]bool
 }
 
@@ -129,6 +138,7 @@ func (e *opkgExplanation) observe(r *opkgRun) {
 	}
 	for _, i := range r.seen {
 		p := e.listed[i]
+		e.unsure = e.unsure || !e.complete || e.impossible[i] != nil
 		if p.Unclear {
 			e.doubt("What %s depends on is written in a way that is not fully understood.", p.Name)
 		}
@@ -160,14 +170,25 @@ func (e *opkgExplanation) conclude() {
 		s.Selected = append(s.Selected, selected)
 	}
 	slices.SortStableFunc(s.Selected, func(a, b Selected) int { return strings.Compare(a.Name, b.Name) })
-	if len(e.failed) > 0 && !e.gaveUp {
-		e.why = e.newImpossibilities(e.failed)
+	for i := 1; i < len(s.Selected); i++ {
+		if s.Selected[i].Name == s.Selected[i-1].Name {
+			e.doubt("Two versions of %s are installed over one another.", s.Selected[i].Name)
+		}
+	}
+	if !e.gaveUp {
 		for _, f := range e.failed {
 			e.explain(f)
 		}
 	}
 	e.exclude()
 	e.standIns()
+	switch {
+	case e.proven > 0:
+	case e.unsure:
+		e.doubt("Some package that opkg looks at can never be installed, and what it then does depends on the order in which it reads its lists.")
+	case e.guessed > 0 && e.guessed >= len(s.Problems):
+		e.doubt("Whether opkg refuses this cannot be told from the package indexes alone.")
+	}
 }
 
 // problem adds a problem and the names in the wish that lead to it.

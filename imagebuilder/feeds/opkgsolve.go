@@ -27,10 +27,15 @@ type opkgTables struct {
 	rank   []int32 // of the listed packages, in opkg's order: name, version, architecture
 	libc   int32   // the package that the builder installs first, -1 if there is none
 	kernel int32
+	// impossible are the packages that can never be installed, and why;
+	// complete tells that they are known.
+	impossible map[int32][]Relation
+	complete   bool
 }
 
 func (u *Universe) newOpkgTables() *opkgTables {
 	t := &opkgTables{rank: make([]int32, len(u.listed)), libc: u.newest("libc"), kernel: u.newest("kernel")}
+	t.impossible, t.complete = u.findImpossible()
 	order := make([]int32, len(u.listed))
 	for i := range order {
 		order[i] = int32(i)
@@ -179,8 +184,8 @@ func (r *opkgRun) suits(i int32, purpose opkgPurpose, name string, rel *Relation
 
 // admits tells whether a package meets the relation's bound. That of the
 // builder's own libc is not known, and taken to do.
-func (r *opkgRun) admits(rel *Relation, i int32) bool {
-	return rel.Op == "" || r.listed[i].Version == "" || rel.opkgAdmits(r.listed[i].Version)
+func (u *Universe) admits(rel *Relation, i int32) bool {
+	return rel.Op == "" || u.listed[i].Version == "" || rel.opkgAdmits(u.listed[i].Version)
 }
 
 // best returns the package that opkg takes for a name, -1 for none. It may
@@ -282,12 +287,8 @@ func (r *opkgRun) gather(i int32, missing *packageList, checked []bool) bool {
 	ok := true
 	depends := r.listed[i].Depends
 	for len(depends) > 0 {
-		n := 1
-		for n < len(depends) && depends[n].Or {
-			n++
-		}
-		options := depends[:n]
-		depends = depends[n:]
+		options := firstOptions(depends)
+		depends = depends[len(options):]
 		if r.choose(options, installOf) >= 0 {
 			continue
 		}
@@ -371,7 +372,7 @@ func (r *opkgRun) ask(name string) (int32, bool) {
 // package has, of the first that provides it; -1 for none.
 func (r *opkgRun) installedFor(n int32) int32 {
 	packages := r.nodes[n].called
-	if packages == nil && len(r.nodes[n].providers) > 0 {
+	if packages == nil && !r.nodes[n].barred && len(r.nodes[n].providers) > 0 {
 		packages = r.nodes[r.nodes[n].providers[0]].called
 	}
 	for _, i := range packages {

@@ -103,7 +103,7 @@ func weight(s string) int {
 	return int(s[0]) + 256
 }
 
-// admits tells whether a package of the given version meets the relation, as
+// opkgAdmits tells whether a package of the given version meets the relation, as
 // opkg sees it: an equal version meets every bound, even "<<", and ">" and "<"
 // are ">=" and "<=" (openwrt/opkg-lede libopkg/pkg_depends.c).
 func (r *Relation) opkgAdmits(version string) bool {

@@ -43,7 +43,7 @@ type Universe struct {
 	crowded map[string]bool
 
 	versions func() map[string]string
-	opkg     func() *opkgTables
+	tables   func() *opkgTables
 }
 
 // maxVersions bounds the packages of one name that are looked at, for the
@@ -60,6 +60,7 @@ type listed struct {
 type node struct {
 	called    []int32 // the packages that are called so, in the feeds' order
 	providers []int32 // nodes of the packages that provide it, itself among them if something is called so
+	barred    bool    // a package called so is for another architecture and provides something
 }
 
 // NewUniverse joins feeds, which may not be changed afterwards. arch is the
@@ -82,8 +83,11 @@ func NewUniverse(m Manager, arch string, feeds []Feed) *Universe {
 			continue
 		}
 		for i := range feeds[f].Index.Packages {
-			if p := &feeds[f].Index.Packages[i]; u.installable(p, feeds[f].Index) {
+			p := &feeds[f].Index.Packages[i]
+			if u.installable(p, feeds[f].Index) {
 				u.add(p, int32(f))
+			} else {
+				u.bar(p)
 			}
 		}
 	}
@@ -99,7 +103,7 @@ func NewUniverse(m Manager, arch string, feeds []Feed) *Universe {
 		}
 	}
 	u.versions = sync.OnceValue(u.collectVersions)
-	u.opkg = sync.OnceValue(u.newOpkgTables)
+	u.tables = sync.OnceValue(u.newOpkgTables)
 	return u
 }
 
@@ -121,6 +125,20 @@ func (u *Universe) add(p *Package, feed int32) {
 	}
 }
 
+// bar notes a package that cannot be installed: opkg has it among those that
+// provide something all the same, and asks only the first of them whether it
+// is installed.
+func (u *Universe) bar(p *Package) {
+	if len(p.Provides) == 0 {
+		return
+	}
+	name := u.node(p.Name)
+	u.nodes[name].barred = true
+	for _, r := range p.Provides {
+		u.provide(u.node(r.Name), name)
+	}
+}
+
 // provide notes that the packages called name provide virtual.
 func (u *Universe) provide(virtual, name int32) {
 	list := u.nodes[virtual].providers
@@ -128,7 +146,7 @@ func (u *Universe) provide(virtual, name int32) {
 		return
 	}
 	// Only a name that was seen before can be further up in the list.
-	if len(u.nodes[name].called) > 1 && slices.Contains(list, name) {
+	if (len(u.nodes[name].called) > 1 || u.nodes[name].barred) && slices.Contains(list, name) {
 		return
 	}
 	u.nodes[virtual].providers = append(list, name)
@@ -196,7 +214,7 @@ func (u *Universe) Memory() int64 {
 // package, by its full or ABI-free name, or what a package provides.
 func (u *Universe) Has(name string) bool {
 	if n, ok := u.names[name]; ok {
-		return len(u.nodes[n].providers) > 0
+		return slices.ContainsFunc(u.nodes[n].providers, func(p int32) bool { return len(u.nodes[p].called) > 0 })
 	}
 	_, ok := u.bases[name]
 	return ok
