@@ -73,7 +73,7 @@ type Server struct {
 
 	bodyLimit int64
 	started   time.Time
-	kept      keptStatus
+	kept      *keptStatus
 	guard     *guard // of the operator's addresses; nil: there are none
 
 	known       *lru.Cache[[sha256.Size]byte, *asked]
@@ -107,6 +107,7 @@ func New(o Options) *Server {
 	s := &Server{
 		known:       known,
 		started:     o.Now(),
+		kept:        newKeptStatus(),
 		o:           o,
 		log:         o.Log,
 		openAPI:     openAPI(o.Version, o.PublicURL),

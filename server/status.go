@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -247,26 +246,34 @@ type kept struct {
 	made time.Time // monotonic
 }
 
+// keptStatus is made by newKeptStatus.
 type keptStatus struct {
 	last   atomic.Pointer[kept]
-	making sync.Mutex
+	making chan struct{} // holds one while a reply is being made
 }
 
-// get returns the kept reply, or a new one where that is too old. While one
-// is being made, others get the old one and do not wait.
-func (k *keptStatus) get(make func() []byte) []byte {
+func newKeptStatus() *keptStatus { return &keptStatus{making: make(chan struct{}, 1)} }
+
+// get returns the kept reply, or one that render makes where that is too old.
+// While one is being made, others get the old one and do not wait.
+func (k *keptStatus) get(render func() []byte) []byte {
 	if last := k.last.Load(); last != nil {
-		if time.Since(last.made) < statusEvery || !k.making.TryLock() {
+		if time.Since(last.made) < statusEvery {
+			return last.body
+		}
+		select {
+		case k.making <- struct{}{}:
+		default:
 			return last.body
 		}
 	} else {
-		k.making.Lock()
+		k.making <- struct{}{}
 	}
-	defer k.making.Unlock()
+	defer func() { <-k.making }()
 	if last := k.last.Load(); last != nil && time.Since(last.made) < statusEvery {
 		return last.body
 	}
-	body := make()
+	body := render()
 	k.last.Store(&kept{body, time.Now()})
 	return body
 }
