@@ -40,6 +40,8 @@ type application struct {
 	watch   *watch
 	server  *server.Server
 
+	forecasts *forecasts
+
 	background     sync.WaitGroup
 	stopBackground context.CancelFunc
 }
@@ -105,11 +107,17 @@ func newApplication(cfg *Config, log zerolog.Logger, more extras) (a *applicatio
 		return nil, err
 	}
 
+	a.forecasts = &forecasts{db: a.db, universe: a.universe, log: structured.With("part", "forecast")}
+
 	// The runner prepares what upstream unpacks, and upstream gives the runner
 	// its builders.
 	a.runner, err = runner.New(runner.Options{
 		Builders: runner.BuildersFunc(func(ctx context.Context, req imagebuilder.Request, g imagebuilder.Generation, rep imagebuilder.Reporter) (*runner.Builder, func(), error) {
-			return a.distro(req.Distro).Builder(ctx, req, g, rep)
+			b, release, err := a.distro(req.Distro).Builder(ctx, req, g, rep)
+			if err == nil {
+				a.forecasts.builder(req, b)
+			}
+			return b, release, err
 		}),
 		Planner: a.planner(), KeysDir: filepath.Join(cfg.Data, "build-keys"),
 		WorkDir: work, UpstreamURL: cfg.Upstream, StepIdle: cfg.IdleTimeout, JobLimit: cfg.JobTimeout,
@@ -126,7 +134,7 @@ func newApplication(cfg *Config, log zerolog.Logger, more extras) (a *applicatio
 		return nil, err
 	}
 	a.queue, err = queue.New(queue.Options{
-		DB: a.db, Images: a.images, Builder: builds{a.runner, a.distro}, Workers: cfg.Workers, Limit: cfg.QueueLimit,
+		DB: a.db, Images: a.images, Builder: observed{builds{a.runner, a.distro}, a.forecasts}, Workers: cfg.Workers, Limit: cfg.QueueLimit,
 		FailureTTL: cfg.FailureTTL, Log: structured.With("part", "queue"),
 	})
 	if err != nil {

@@ -26,6 +26,7 @@ type catalogue struct {
 	policies    policies
 	feeds       []DistributionFeed // that every image gets
 	indexes     *indexes
+	forecasts   *forecasts
 }
 
 func (c *catalogue) Overview(ctx context.Context) (*server.Overview, error) {

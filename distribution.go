@@ -39,7 +39,7 @@ func (a *application) openDistributions(more extras, log *slog.Logger) error {
 		}
 		c := &catalogue{
 			name: d.Name, tableDistro: d.Replacements, tables: a.tables, policies: policiesFor(cfg.Policies, d.Name),
-			feeds: feeds, indexes: newIndexes(),
+			feeds: feeds, indexes: newIndexes(), forecasts: a.forecasts,
 		}
 		if i == 0 {
 			o.TrustedKeys, o.LocalBuilders = more.trustedKeys, localBuilders(cfg.ImageBuilders)

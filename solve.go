@@ -251,6 +251,7 @@ func (c *catalogue) Solve(ctx context.Context, r imagebuilder.Request, g imagebu
 			Requested: requested[p.Name] || requested[base], Default: byDefault[p.Name] || byDefault[base],
 		})
 	}
+	solved.Sizes.Flash = c.forecasts.flash(r, s, w)
 	solved.Detail = verdict(solved)
 	return solved, nil
 }
@@ -284,7 +285,7 @@ func verdict(s *server.Solved) string {
 	if len(s.Repairs) > 0 {
 		b.WriteString(" What would work: " + s.Repairs[0].Detail)
 	}
-	if f := s.Sizes.Flash; f != nil && len(s.Problems) == 0 && f.Detail != "" {
+	if f := s.Sizes.Flash; f != nil && len(s.Problems) == 0 && f.Estimate > 0 {
 		b.WriteString(" " + f.Detail)
 	}
 	return b.String()

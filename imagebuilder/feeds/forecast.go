@@ -92,7 +92,7 @@ func NewForecast(w Weight, profile, filesystem string, limit int64, seen []Obser
 	// Packages without a size may be of any; most have some kilobytes.
 	spread := max(2*deviation, sector, estimate/100)
 	f.Estimate = bytesOf(estimate)
-	f.Low, f.High = bytesOf(estimate-spread), bytesOf(estimate+spread+float64(w.Unknown)*unknownSize)
+	f.Low, f.High = bytesOf(estimate-spread), bytesOf(estimate+spread+float64(w.Unknown)*unknownSize+float64(w.Hollow))
 	f.judge()
 	return f
 }
@@ -103,13 +103,15 @@ func bytesOf(x float64) int64 {
 
 // judge compares the estimate with the limit.
 func (f *Forecast) judge() {
-	give := max(f.High-f.Estimate, f.Estimate-f.Low)
-	size := fmt.Sprintf("The image will have about %s", mebibytes(f.Estimate))
+	about, give := "about "+mebibytes(f.Estimate), ", give or take "+mebibytes(f.High-f.Estimate)
+	if f.High-f.Estimate > f.Estimate-f.Low+sector {
+		about, give = fmt.Sprintf("between %s and %s", mebibytes(f.Low), mebibytes(f.High)), ""
+	}
 	if f.Limit == 0 {
-		f.Detail = fmt.Sprintf("%s, give or take %s. What the device takes is not known.", size, mebibytes(give))
+		f.Detail = fmt.Sprintf("The image will have %s%s. What the device takes is not known.", about, give)
 		return
 	}
-	size += fmt.Sprintf(" of %s, give or take %s", mebibytes(f.Limit), mebibytes(give))
+	size := fmt.Sprintf("The image will have %s of %s%s", about, mebibytes(f.Limit), give)
 	f.Over = max(f.Estimate-f.Limit, 0)
 	switch {
 	case f.Low > f.Limit:
@@ -118,7 +120,7 @@ func (f *Forecast) judge() {
 	case f.High <= f.Limit:
 		f.Verdict = Fits
 		f.Detail = size + ": it fits."
-	case f.Over > 0:
+	case f.Over > 0 || give == "":
 		f.Verdict = Tight
 		f.Detail = size + ": it may be too big. Only the build can tell."
 	default:

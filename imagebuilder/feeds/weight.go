@@ -10,12 +10,18 @@ import (
 
 // Weight is how much a selection of packages holds.
 type Weight struct {
-	// Download and Installed are the sums of the packages' Size and
-	// InstalledSize in bytes. In opkg's indexes the latter is hardly more
-	// than the former: OpenWrt's scripts/ipkg-build notes the compressed size.
-	Download, Installed int64
+	// Download is the sum of the packages' Size in bytes, without those that
+	// the builder brings with it (libc, kernel, base-files): they weigh the
+	// same in every image, and not every feed has them. InstalledSize would
+	// not do: opkg's indexes have there what the package takes compressed,
+	// apk's what it takes unpacked.
+	Download int64
 	// Packages is their number, and Unknown how many of them have no size.
 	Packages, Unknown int
+	// Hollow is how many bytes more the packages would take that unpack to
+	// more than eight times their size: what becomes of such content depends
+	// on how the file system packs it.
+	Hollow int64
 	// Optional are those that only the user's wishes bring, the largest first.
 	Optional []Sized
 }
@@ -82,19 +88,21 @@ func weigh(selected []Selected) Weight {
 	var weight Weight
 	for _, p := range selected {
 		weight.Packages++
-		if p.Size <= 0 && !weightless(p.Name) {
+		switch {
+		case ofTheBuilder(p.Name):
+		case p.Size <= 0:
 			weight.Unknown++
-			continue
+		default:
+			weight.Download += p.Size
+			if p.InstalledSize/8 > p.Size {
+				weight.Hollow += p.InstalledSize - p.Size
+			}
 		}
-		weight.Download += max(p.Size, 0)
-		weight.Installed += max(p.InstalledSize, 0)
 	}
 	return weight
 }
 
-// weightless tells whether a package is one that a builder brings with it, so
-// that its feeds need not have it. It weighs the same in every image.
-func weightless(name string) bool {
+func ofTheBuilder(name string) bool {
 	return name == "libc" || name == "kernel" || name == "base-files"
 }
 
