@@ -14,7 +14,13 @@ import (
 func (s *Server) pages(r *httprouter.Router, api http.Handler) {
 	site := web.New(web.Options{
 		API:     api,
-		Version: s.o.Version, PublicURL: s.o.PublicURL, Limits: s.o.Limits, Now: s.o.Now,
+		Version: s.o.Version, PublicURL: s.o.PublicURL, Now: s.o.Now,
+		Prefix: func(r *http.Request) string {
+			if name := distributionName(r); name != "" {
+				return distributionPath + name
+			}
+			return ""
+		},
 		Build: func(hash string) (web.Build, bool) {
 			status, ok := s.o.Queue.Lookup(hash)
 			return web.Build{

@@ -44,6 +44,7 @@ type (
 		Title           string
 		Titles          []imagebuilder.Title
 		Profile, Target string
+		Aliases         []string
 		Versions        []string
 	}
 	profileFacts struct {
@@ -55,23 +56,19 @@ type (
 		Images          []imagebuilder.Image
 		VersionCode     string `json:"version_code"`
 	}
-	option struct{ Name, Detail string }
-	choice struct {
-		Default, Chosen string
-		Options         []option
-	}
 	upgradeReply struct {
 		Version      string
 		Reason       string
 		ReasonDetail string `json:"reason_detail"`
 		Detail       string
 		Profile      string
+		Notes        []string
 		Upgrades     map[string][]string
 		Replacements map[string][]string
 		Dropped      map[string]string
 		Added        map[string]string
 		Missing      map[string][]string
-		Choices      map[string]choice
+		Choices      imagebuilder.Choices
 		Request      struct {
 			Packages         []string
 			PackagesVersions map[string]string `json:"packages_versions"`
@@ -91,7 +88,7 @@ type (
 		Repairs      []imagebuilder.Repair
 		Replacements map[string][]string
 		Added        []string
-		Choices      map[string]choice
+		Choices      imagebuilder.Choices
 	}
 	solvedPackage struct {
 		Name, Version      string

@@ -19,7 +19,8 @@ type buildPage struct {
 	Percent   int64 // of the stage; -1 is unknown
 	WaitText  string
 	Images    []resultImage
-	First     bool // the first image is the right one for sure
+	Main      []resultImage // those that people come for, the right one first
+	Special   []resultImage // for special cases
 	Manifest  []pair
 	Replaced  []pair
 	Dropped   []pair
@@ -98,8 +99,7 @@ func (s *Site) build(w http.ResponseWriter, r *http.Request, hash string) {
 		defer cancel()
 		if s.get(ctx, r, "/json/v1/overview.json", &o) == nil {
 			p.notices(&o, s.o.Now())
-			address := "/json/v1/" + o.path(job.Request.Version) + "/targets/" + job.Request.Target + "/" + url.PathEscape(job.Request.Profile) + ".json"
-			if s.get(ctx, r, address, &facts) == nil {
+			if s.get(ctx, r, o.profileAddress(job.Request.Version, job.Request.Target, job.Request.Profile), &facts) == nil {
 				d.Title, _ = titles(facts.Titles, d.Title)
 			}
 		}
@@ -186,7 +186,16 @@ func (s *Site) result(r *http.Request, p *page, d *buildPage) {
 			d.Images[i].Kind = "file.other"
 		}
 	}
-	d.First = d.From != "" || len(d.Images) == 1
+	for _, image := range d.Images {
+		if slices.Contains(mainKinds, image.Type) && (len(d.Main) == 0 || image.Filesystem == d.Main[0].Filesystem) {
+			d.Main = append(d.Main, image)
+		} else {
+			d.Special = append(d.Special, image)
+		}
+	}
+	if len(d.Main) == 0 {
+		d.Main, d.Special = d.Special, nil
+	}
 	d.HowTo = howTo(kinds)
 	for _, file := range set.Files {
 		if !slices.ContainsFunc(d.Images, func(i resultImage) bool { return i.Name == file.Name }) {
@@ -197,7 +206,7 @@ func (s *Site) result(r *http.Request, p *page, d *buildPage) {
 		d.Manifest = append(d.Manifest, pair{name, version})
 	}
 	slices.SortFunc(d.Manifest, func(a, b pair) int { return strings.Compare(a.Name, b.Name) })
-	d.Absolute = s.absolute(r, "/build/"+d.Hash)
+	d.Absolute = s.absolute(r, p.Base+"/build/"+d.Hash)
 	d.QR = qrOf(d.Absolute)
 }
 
@@ -216,6 +225,9 @@ func (s *Site) absolute(r *http.Request, path string) string {
 // imageOrder is the order in which people need the kinds of images; what is
 // not here comes last.
 var imageOrder = []string{"sysupgrade", "combined-efi", "combined", "sdcard", "factory", "initramfs-kernel", "kernel", "rootfs"}
+
+// mainKinds are the kinds of images that people come for.
+var mainKinds = []string{"sysupgrade", "combined-efi", "combined", "sdcard", "factory"}
 
 // sortImages puts the right file first: an upgrade's where OpenWrt is
 // installed already, else the one for the maker's own firmware.

@@ -37,6 +37,8 @@ type devicePage struct {
 	ScriptText string
 	PackageURL string // where packages are searched
 	Failure    *apiError
+
+	answer *upgradeAnswer
 }
 
 // LateRelease tells that the chosen release is among the older ones, which are
@@ -62,7 +64,7 @@ type chip struct {
 // choiceMenu is an old package that several can stand for.
 type choiceMenu struct {
 	Old, Chosen string
-	Options     []option
+	Options     []imagebuilder.Option
 }
 
 // fix is a repair as a button.
@@ -118,7 +120,7 @@ func (s *Site) request(w http.ResponseWriter, r *http.Request, _ string) {
 	if l, chosen := s.language(r); chosen {
 		address = withQuery(address, "lang", l.Code)
 	}
-	http.Redirect(w, r, address, http.StatusSeeOther)
+	http.Redirect(w, r, s.o.Prefix(r)+address, http.StatusSeeOther)
 }
 
 var deviceParts = []string{"editor", "verdict"}
@@ -141,6 +143,12 @@ func (s *Site) showDevice(w http.ResponseWriter, r *http.Request, status int, se
 		return
 	}
 	d := &devicePage{selection: sel, Failure: failure, Scripts: o.Server.AllowDefaults, MaxRootfs: o.Server.MaxRootfsMB, ScriptText: sel.Defaults}
+	if d.From != "" && d.Version == "" {
+		d.answer = s.askUpgrade(ctx, r, d)
+		if d.answer.found {
+			d.Version = d.answer.Version
+		}
+	}
 	if err := s.chooseRelease(ctx, r, &o, d); err != nil {
 		s.failed(w, r, "start", err)
 		return
@@ -152,10 +160,7 @@ func (s *Site) showDevice(w http.ResponseWriter, r *http.Request, status int, se
 	p.Title = d.Title
 	s.prepare(ctx, r, p, &o, d)
 	d.Share = d.address()
-	p.Path = d.Share
-	for i := range p.Languages {
-		p.Languages[i].URL = withQuery(d.Share, "lang", p.Languages[i].Code)
-	}
+	p.at(d.Share)
 	s.show(w, r, status, "device", part, p)
 }
 
@@ -177,10 +182,15 @@ func titles(all []imagebuilder.Title, profile string) (title string, others []st
 // the id.
 func (s *Site) chooseRelease(ctx context.Context, r *http.Request, o *overview, d *devicePage) error {
 	have := map[string]bool{}
+	// Board names have a comma where profiles have an underscore.
+	if plain := strings.ReplaceAll(d.Profile, ",", "_"); imagebuilder.ValidProfileID(plain) {
+		d.Profile = plain
+	}
 	var list deviceList
 	if s.get(ctx, r, "/api/v1/devices?"+url.Values{"q": {d.Profile}, "target": {d.Target}, "limit": {"20"}}.Encode(), &list) == nil {
 		for _, f := range list.Devices {
-			if f.Target == d.Target && f.Profile == d.Profile {
+			if f.Target == d.Target && (f.Profile == d.Profile || slices.Contains(f.Aliases, d.Profile)) {
+				d.Profile = f.Profile
 				for _, v := range f.Versions {
 					have[v] = true
 				}
@@ -190,8 +200,7 @@ func (s *Site) chooseRelease(ctx context.Context, r *http.Request, o *overview, 
 	var wrong error
 	facts := func(version string) *profileFacts {
 		var f profileFacts
-		address := "/json/v1/" + o.path(version) + "/targets/" + d.Target + "/" + url.PathEscape(d.Profile) + ".json"
-		err := s.get(ctx, r, address, &f)
+		err := s.get(ctx, r, o.profileAddress(version, d.Target, d.Profile), &f)
 		if err == nil && f.ID != "" {
 			return &f
 		}
@@ -229,6 +238,9 @@ func (s *Site) chooseRelease(ctx context.Context, r *http.Request, o *overview, 
 		return slices.ContainsFunc(d.Releases, func(r release) bool { return r.Version == v })
 	}
 	candidates := []string{recommended}
+	if d.answer != nil && d.answer.err == nil && offered(d.From) {
+		candidates = []string{d.From, recommended} // nothing is newer
+	}
 	if d.Version != "" && (offered(d.Version) || imagebuilder.ValidVersion(d.Version)) {
 		candidates = []string{d.Version}
 	} else {
@@ -276,6 +288,11 @@ func (o *overview) path(version string) string {
 		return "snapshots"
 	}
 	return "releases/" + version
+}
+
+// profileAddress is where the API has the facts of a device.
+func (o *overview) profileAddress(version, target, profile string) string {
+	return "/json/v1/" + o.path(version) + "/targets/" + target + "/" + url.PathEscape(profile) + ".json"
 }
 
 // sorted are the branches, newest first, snapshots last: they are not for
@@ -371,11 +388,10 @@ func (s *Site) upgrade(ctx context.Context, r *http.Request, p *page, d *deviceP
 			d.rebase(packages)
 		}
 	}
-	var got upgradeReply
-	found, err := s.call(ctx, r, http.MethodPost, "/api/v1/upgrade-check", map[string]any{
-		"version": d.From, "revision": d.Revision, "target": d.Target, "profile": d.Profile, "packages": installed,
-		"to_version": d.Version, "choices": d.selection.Choices,
-	}, &got)
+	if d.answer == nil {
+		d.answer = s.askUpgrade(ctx, r, d)
+	}
+	got, found, err := &d.answer.upgradeReply, d.answer.found, d.answer.err
 	if err != nil {
 		d.NoChange = p.T("change.unknown")
 		if e := detailOf(err); e.Code != "" && e.Status < 500 && e.Status != http.StatusNotFound {
@@ -389,7 +405,7 @@ func (s *Site) upgrade(ctx context.Context, r *http.Request, p *page, d *deviceP
 		fallback()
 		return
 	}
-	c := &change{upgradeReply: &got, Reason: p.Or("reason." + got.Reason)}
+	c := &change{upgradeReply: got, Reason: p.Or("reason." + got.Reason)}
 	if c.Reason == "" {
 		c.Reason = got.ReasonDetail
 	}
@@ -438,8 +454,32 @@ func (s *Site) upgrade(ctx context.Context, r *http.Request, p *page, d *deviceP
 	}
 }
 
+// upgradeAnswer is what the upgrade check said.
+type upgradeAnswer struct {
+	upgradeReply
+	found bool // there is something newer
+	err   error
+}
+
+// askUpgrade asks what there is for the router; where no release is chosen yet,
+// which is recommended.
+func (s *Site) askUpgrade(ctx context.Context, r *http.Request, d *devicePage) *upgradeAnswer {
+	packages := d.installed()
+	for _, name := range d.Remove {
+		if d.For == "" {
+			packages["-"+name] = ""
+		}
+	}
+	a := &upgradeAnswer{}
+	a.found, a.err = s.call(ctx, r, http.MethodPost, "/api/v1/upgrade-check", map[string]any{
+		"version": d.From, "revision": d.Revision, "target": d.Target, "profile": d.Profile, "packages": packages,
+		"to_version": d.Version, "choices": d.selection.Choices,
+	}, &a.upgradeReply)
+	return a
+}
+
 // menus shows the choices, the same old package once.
-func (d *devicePage) menus(choices map[string]choice) {
+func (d *devicePage) menus(choices imagebuilder.Choices) {
 	for _, old := range slices.Sorted(maps.Keys(choices)) {
 		if slices.ContainsFunc(d.Choices, func(m choiceMenu) bool { return m.Old == old }) {
 			continue

@@ -43,6 +43,15 @@ func loadLanguages() map[string]*language {
 	return all
 }
 
+// languageList has the languages in the order in which they are offered.
+func (s *Site) languageList() []*language {
+	list := make([]*language, len(languageCodes))
+	for i, code := range languageCodes {
+		list[i] = s.languages[code]
+	}
+	return list
+}
+
 // language is the one that the page's address names, or else the browser's
 // first that there is. chosen tells that it was in the address.
 func (s *Site) language(r *http.Request) (l *language, chosen bool) {

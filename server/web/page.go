@@ -54,7 +54,10 @@ type page struct {
 	Section   string // of the navigation
 	Home      string // the site's address for routers
 	Path      string // of this page, with its query but the language
+	Base      string // begins the addresses of the distribution
 	Data      any
+
+	all []*language
 }
 
 type languageLink struct {
@@ -104,12 +107,13 @@ func (p *page) With(item any) with { return with{p, item} }
 func (w with) Problems() []imagebuilder.Problem { return w.Item.([]imagebuilder.Problem) }
 func (w with) Repair() imagebuilder.Repair      { return w.Item.(imagebuilder.Repair) }
 
-// Link adds the chosen language to an address of the site.
+// Link is an address of the site as the page refers to it: of the same
+// distribution, in the chosen language.
 func (p *page) Link(address string) string {
-	if !p.Chosen {
-		return address
+	if p.Chosen {
+		address = withQuery(address, "lang", p.Code)
 	}
-	return withQuery(address, "lang", p.Code)
+	return p.Base + address
 }
 
 // withQuery sets one value of an address's query.
@@ -127,11 +131,19 @@ func withQuery(address, name, value string) string {
 // newPage begins a page; self is its address for those who come by a link.
 func (s *Site) newPage(r *http.Request, section, self string) *page {
 	l, chosen := s.language(r)
-	p := &page{language: l, Chosen: chosen, Version: s.o.Version, Home: s.absolute(r, ""), Section: section, Path: self}
-	for _, code := range languageCodes {
-		p.Languages = append(p.Languages, languageLink{s.languages[code], withQuery(self, "lang", code), code == l.Code})
-	}
+	p := &page{language: l, all: s.languageList(), Chosen: chosen, Version: s.o.Version, Base: s.o.Prefix(r), Section: section}
+	p.Home = s.absolute(r, p.Base)
+	p.at(self)
 	return p
+}
+
+// at says where the page is to be found.
+func (p *page) at(self string) {
+	p.Path = p.Base + self
+	p.Languages = p.Languages[:0]
+	for _, l := range p.all {
+		p.Languages = append(p.Languages, languageLink{l, withQuery(p.Path, "lang", l.Code), l.Code == p.Code})
+	}
 }
 
 // show sends a page, or one named part of it.

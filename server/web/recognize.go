@@ -84,10 +84,54 @@ func Recognize(text string) Said {
 	}
 	slices.Sort(said.Packages)
 	said.Packages = slices.Compact(said.Packages)
+	said.Packages = withoutLibraries(said.Packages)
 	if len(said.Packages) > maxSaid {
 		said.Packages = said.Packages[:maxSaid]
 	}
 	return said
+}
+
+// librarySuffix is the ABI version that stands at the end of an installed
+// library's name, after a "-" where the name itself ends in a digit: openwrt's
+// include/package.mk, ABIV. Indexes have the names without.
+var librarySuffix = regexp.MustCompile(`^(lib.*[a-z_+])[0-9][0-9.]*$|^(lib.*[0-9])-[0-9][0-9.]*$`)
+
+// withoutLibraries leaves out libraries that are there because others need
+// them: in the next release they may have another name, and come by themselves.
+// libustream is chosen by people, and keeps its place by its plain name.
+func withoutLibraries(names []string) []string {
+	kept := names[:0]
+	for _, name := range names {
+		m := librarySuffix.FindStringSubmatch(name)
+		if m == nil {
+			kept = append(kept, name)
+		} else if plain := m[1] + m[2]; strings.HasPrefix(plain, "libustream-") {
+			kept = append(kept, plain)
+		}
+	}
+	return slices.Compact(kept)
+}
+
+// Removed are those of a release's default packages that the router does not
+// have any more; nil where not everything that is installed is known.
+func (s Said) Removed(defaults []string) []string {
+	if !s.Whole {
+		return nil
+	}
+	plain := make(map[string]bool, len(s.Installed))
+	for name := range s.Installed {
+		plain[name] = true
+		if m := librarySuffix.FindStringSubmatch(name); m != nil {
+			plain[m[1]+m[2]] = true
+		}
+	}
+	var removed []string
+	for _, name := range defaults {
+		if !plain[name] {
+			removed = append(removed, name)
+		}
+	}
+	return removed
 }
 
 // Empty tells that nothing was recognised.

@@ -15,7 +15,7 @@ var risks = []struct {
 	{"risk.network", "netifd swconfig kmod-switch-* kmod-dsa* kmod-phy* kmod-e100* kmod-igb* kmod-igc kmod-ixgb* kmod-r816* kmod-r8125* kmod-8139* kmod-tg3 kmod-bnx2* kmod-vmxnet3 kmod-mvneta kmod-mdio* kmod-of-mdio kmod-stmmac* kmod-dwmac* kmod-fsl-* kmod-atl* kmod-forcedeth kmod-amazon-ena kmod-gpio-*-rtl* r8169-firmware"},
 	{"risk.wifi", "wpad* hostapd* wpa-supplicant* kmod-ath* ath10k* ath11k* ath12k* kmod-mt76* kmod-mt79* mt76* mt79* kmod-iwlwifi iwlwifi-* kmod-brcm* brcmfmac-* cypress-* kmod-rt2* kmod-rtl8* rtl8* kmod-rtw* kmod-mwl* mwl* mwifiex* kmod-mac80211 kmod-cfg80211 iw iwinfo wireless-regdb ipq-wifi-*"},
 	{"risk.login", "dropbear luci luci-* uhttpd* rpcd* cgi-io openssh-server"},
-	{"risk.firewall", "firewall* nftables* iptables* kmod-nft-* kmod-ipt-*"},
+	{"risk.firewall", "firewall* nftables* iptables*"},
 	{"risk.addresses", "dnsmasq* odhcpd* odhcp6c ppp ppp-mod-* dhcpcd"},
 	{"risk.upgrade", "opkg apk-* uclient-fetch ca-bundle ca-certificates libustream-* uboot-envtools fwtool usign urandom-seed urngd attendedsysupgrade-common owut"},
 }

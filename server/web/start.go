@@ -177,6 +177,7 @@ func (s *Site) recognized(w http.ResponseWriter, r *http.Request, _ string) {
 	set("from", said.Version)
 	set("rev", said.Revision)
 	set("have", haveText(said))
+	set("remove", strings.Join(s.removed(ctx, r, said), " "))
 	if q.Get("profile") == "" || q.Get("target") == "" {
 		// A package list alone does not say what it is of.
 		said := p.T("paste.no-device")
@@ -184,6 +185,24 @@ func (s *Site) recognized(w http.ResponseWriter, r *http.Request, _ string) {
 		return
 	}
 	http.Redirect(w, r, p.Link("/device?"+q.Encode()), http.StatusSeeOther)
+}
+
+// removed are the default packages of the installed release that the router
+// does not have any more.
+func (s *Site) removed(ctx context.Context, r *http.Request, said Said) []string {
+	var o overview
+	var facts profileFacts
+	if !said.Whole || said.Version == "" || said.Profile == "" || s.get(ctx, r, "/json/v1/overview.json", &o) != nil {
+		return nil
+	}
+	if s.get(ctx, r, o.profileAddress(said.Version, said.Target, said.Profile), &facts) != nil || facts.ID == "" {
+		return nil
+	}
+	removed := said.Removed(facts.defaultPackages())
+	if len(removed) > len(said.Installed)/2 { // a piece of a list, not the whole
+		return nil
+	}
+	return removed
 }
 
 // maxHave bounds what of a package list goes into an address, in bytes:

@@ -26,8 +26,9 @@ type Options struct {
 	// PublicURL is where people reach this server, without a final slash; ""
 	// is unknown: then the address is taken that the browser used.
 	PublicURL string
-	// Limits of what a request may ask for.
-	Limits imagebuilder.Limits
+	// Prefix begins the addresses of the distribution that a request's address
+	// names, as "/d/name"; nil or "" is the server's first.
+	Prefix func(r *http.Request) string
 	// Now is the clock; default time.Now.
 	Now func() time.Time
 }
@@ -55,6 +56,9 @@ type Site struct {
 func New(o Options) *Site {
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Prefix == nil {
+		o.Prefix = func(*http.Request) string { return "" }
 	}
 	s := &Site{o: o, assets: loadAssets(), languages: loadLanguages()}
 	s.templates = loadTemplates(s.assets)

@@ -67,7 +67,7 @@ function ask(wait) {
 function follow() {
   const pending = one("#pending");
   if (!pending) return;
-  events = new EventSource(`/api/v1/build/${pending.dataset.hash}/events`);
+  events = new EventSource(pending.dataset.events);
   const update = () => refresh().then(ended, () => ask(2000));
   let seen = "";
   events.addEventListener("open", () => {

@@ -13,7 +13,7 @@ async function send(part, extra = {}) {
   const into = one(part === "editor" ? "#editor" : "#verdict");
   into.setAttribute("aria-busy", "true");
   try {
-    const text = await fetchPart("/check", part, { method: "POST", body, signal: mine.signal });
+    const text = await fetchPart(form.dataset.check, part, { method: "POST", body, signal: mine.signal });
     const focus = document.activeElement?.id;
     const opened = [...into.querySelectorAll("details")].map((d) => d.open);
     into.innerHTML = text;
@@ -66,7 +66,8 @@ form.addEventListener("input", (event) => {
   else if (event.target.name !== "version" && !("reload" in event.target.dataset)) check();
 });
 form.addEventListener("change", (event) => {
-  if (event.target.name === "version" || "reload" in event.target.dataset) send("editor");
+  if (event.target.name === "version") send("editor");
+  else if ("reload" in event.target.dataset) send("editor", { recount: 1 });
 });
 form.addEventListener("keydown", (event) => {
   if (event.target.id !== "more" || event.key !== "Enter") return;
@@ -81,6 +82,7 @@ form.addEventListener("click", (event) => {
     add([...typed, found.dataset.add]);
     one("#more").focus();
   }
+  if (event.target.id === "add") add(one("#more").value.split(/[\s,;]+/).filter(Boolean));
   const fix = event.target.closest("button[name=fix]");
   if (fix) {
     event.preventDefault();

@@ -8,7 +8,7 @@ if (form) {
   const find = async () => {
     going?.abort();
     going = new AbortController();
-    const address = new URL("/", location.href);
+    const address = new URL(form.action);
     address.searchParams.set("q", field.value.trim());
     try {
       list.innerHTML = await fetchPart(address, "devices", { signal: going.signal });
