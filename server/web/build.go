@@ -47,6 +47,9 @@ type resultImage struct {
 	Kind string // key of the text that says when to use it
 }
 
+// noSuchBuild marks the error page of a build that is not here, or not any more.
+const noSuchBuild imagebuilder.Code = "no_such_build"
+
 // stageKeys are the stages that people are shown, in order.
 var stageKeys = []struct {
 	key    string
@@ -72,7 +75,7 @@ func (s *Site) build(w http.ResponseWriter, r *http.Request, hash string) {
 		b, ok = s.o.Build(hash)
 	}
 	if !ok {
-		s.failed(w, r, "start", &apiError{Status: http.StatusNotFound, Code: imagebuilder.CodeNotFound})
+		s.failed(w, r, "start", &apiError{Status: http.StatusNotFound, Code: noSuchBuild})
 		return
 	}
 	p := s.newPage(r, "start", self)

@@ -182,14 +182,15 @@ func titles(all []imagebuilder.Title, profile string) (title string, others []st
 // the id.
 func (s *Site) chooseRelease(ctx context.Context, r *http.Request, o *overview, d *devicePage) error {
 	have := map[string]bool{}
+	named := d.Profile
 	// Board names have a comma where profiles have an underscore.
 	if plain := strings.ReplaceAll(d.Profile, ",", "_"); imagebuilder.ValidProfileID(plain) {
 		d.Profile = plain
 	}
 	var list deviceList
-	if s.get(ctx, r, "/api/v1/devices?"+url.Values{"q": {d.Profile}, "target": {d.Target}, "limit": {"20"}}.Encode(), &list) == nil {
+	if s.get(ctx, r, "/api/v1/devices?"+url.Values{"q": {named}, "target": {d.Target}, "limit": {"20"}}.Encode(), &list) == nil {
 		for _, f := range list.Devices {
-			if f.Target == d.Target && (f.Profile == d.Profile || slices.Contains(f.Aliases, d.Profile)) {
+			if f.Target == d.Target && (f.Profile == d.Profile || slices.Contains(f.Aliases, named)) {
 				d.Profile = f.Profile
 				for _, v := range f.Versions {
 					have[v] = true

@@ -89,7 +89,13 @@ func (p *page) Size(n int64) string { return p.size(n) }
 func (p *page) Seconds(n int64) string { return p.duration(time.Duration(n) * time.Second) }
 
 // List writes names one after the other.
-func (p *page) List(names []string) string { return strings.Join(names, ", ") }
+func (p *page) List(names []string) string {
+	plain := make([]string, len(names))
+	for i, name := range names {
+		plain[i] = strings.TrimPrefix(name, "-") // a default package that is left out
+	}
+	return strings.Join(plain, ", ")
+}
 
 // Lines are the sentences of a text, one a line.
 func (p *page) Lines(key string) []string { return strings.Split(p.text(key), "\n") }

@@ -80,7 +80,7 @@ func Recognize(text string) Said {
 	case len(world) > 0:
 		said.Packages = world
 	default:
-		said.Packages = slices.Collect(maps.Keys(said.Installed))
+		said.Packages = slices.AppendSeq(said.Packages, maps.Keys(said.Installed))
 	}
 	slices.Sort(said.Packages)
 	said.Packages = slices.Compact(said.Packages)
@@ -178,7 +178,7 @@ var (
 	opkgLine       = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9+._-]*) - ([A-Za-z0-9_+.,~:-]+)$`)
 	apkLine        = regexp.MustCompile(`^([a-zA-Z0-9][A-Za-z0-9+._-]*?)-([0-9][A-Za-z0-9._~]*-r[0-9]+)( .*)?$`)
 	backupLine     = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9+._-]*)\t(rom|overlay|unknown)$`)
-	worldLine      = regexp.MustCompile(`^([a-z0-9][a-z0-9+._-]*)(?:[<>=~@].*)?$`)
+	worldLine      = regexp.MustCompile(`^([a-z0-9][a-z0-9+._-]*)(?:[<>=~@][^ #:$]*)?$`)
 )
 
 func (s *Said) assignment(line string) bool {

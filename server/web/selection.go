@@ -45,8 +45,8 @@ func readSelection(w http.ResponseWriter, r *http.Request) (selection, error) {
 		Choices: map[string]string{}, Filesystem: f.Get("fs"), RootfsMB: strings.TrimSpace(f.Get("rootfs")),
 		Defaults: strings.ReplaceAll(f.Get("defaults"), "\r\n", "\n"), Base: words("base"), For: f.Get("for"),
 	}
-	if fix := words("fix"); len(fix) > 0 { // a repair is the whole list
-		sel.Packages, sel.Remove = fix, nil
+	if _, fixed := f["fix"]; fixed { // a repair is the whole list
+		sel.Packages, sel.Remove = words("fix"), nil
 	} else {
 		kept := words("keep")
 		for _, name := range words("shown") {
