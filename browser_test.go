@@ -270,15 +270,28 @@ func (tb *tab) look(name string) {
 	for i, v := range viewports {
 		tb.size(i)
 		tb.fits(name + " at " + v.name)
-		picture := value(tb, chromedp.FullScreenshot(100))
-		if err := os.WriteFile(filepath.Join(tb.shots, name+"-"+v.name+".png"), picture, 0o644); err != nil {
-			tb.t.Fatal(err)
-		}
+		tb.picture(name + "-" + v.name)
 		if i == 0 {
 			tb.accessible(name)
 		}
 	}
 	tb.size(0)
+}
+
+// picture writes a picture of the whole page.
+func (tb *tab) picture(name string) {
+	tb.t.Helper()
+	picture := value(tb, chromedp.FullScreenshot(100))
+	if err := os.WriteFile(filepath.Join(tb.shots, name+".png"), picture, 0o644); err != nil {
+		tb.t.Fatal(err)
+	}
+}
+
+// weight is what came over the wire so far, in bytes.
+func (tb *tab) weight() float64 {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	return tb.received
 }
 
 // fits checks that nothing sticks out of the window or out of its button.
