@@ -191,7 +191,7 @@ func (s schema) check(t *testing.T, all map[string]schema, where string, v any) 
 
 func TestDocsPageStandsAlone(t *testing.T) {
 	ts := start(t, nil)
-	for _, path := range []string{"/docs", "/"} {
+	for _, path := range []string{"/docs"} {
 		a := ts.get(path)
 		page := string(a.raw)
 		if a.status != 200 || !strings.HasPrefix(page, "<!doctype html>") {

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"html/template"
 	"net/http"
 	"strconv"
 	"strings"
@@ -57,28 +56,4 @@ func (s *Server) health(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
 	}
 	writeJSON(w, reply.Status, jsonBody(reply))
-}
-
-var homeTemplate = template.Must(template.New("home").Parse(`<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>attendant</title>
-<h1>attendant</h1>
-<p>This server builds OpenWrt images with exactly the packages that a router has.
-Point LuCI's <em>Attended Sysupgrade</em>, owut, auc or the firmware selector at this address.</p>
-<p>{{if .Latest}}It offers {{.Latest}} and others.{{else}}It does not know yet what it can offer.{{end}}{{with .Contact}} Questions: {{.}}.{{end}}</p>
-<ul><li><a href="/docs">The API</a><li><a href="/json/v1/overview.json">What can be built</a><li><a href="/healthz">How the server is</a></ul>
-`))
-
-func (s *Server) home(w http.ResponseWriter, r *http.Request) {
-	data := struct{ Latest, Contact string }{Contact: s.o.Contact}
-	if o, err := s.catalogue(r).Overview(r.Context()); err == nil {
-		data.Latest = strings.Join(o.Latest, ", ")
-	}
-	var page strings.Builder
-	if err := homeTemplate.Execute(&page, data); err != nil {
-		s.writeError(w, r, err)
-		return
-	}
-	w.Header().Set("Content-Security-Policy", "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
-	writeBody(w, http.StatusOK, "text/html; charset=utf-8", []byte(page.String()))
 }

@@ -180,7 +180,7 @@ func (s *Server) routes() http.Handler {
 	get("/healthz", s.health)
 	get("/api/v1/openapi.json", s.serveOpenAPI)
 	get("/docs", s.serveDocs)
-	get("/", s.home)
+	s.pages(r, cleanPath(r))
 	if s.o.UpstreamTree != nil {
 		tree := http.StripPrefix(upstreamTreePath, s.o.UpstreamTree)
 		r.Handler(http.MethodGet, upstreamTreePath+"/*path", tree)
