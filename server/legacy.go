@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -35,9 +36,9 @@ const mark2019 = "-2019"
 
 // legacyState is what the old API remembers.
 type legacyState struct {
-	sums    *lru.Cache[string, string]    // image to MD5
-	summing sync.Mutex                    // one image is read at a time
-	unready *lru.Cache[string, time.Time] // what upstream's data were first missing for
+	sums    *lru.Cache[string, string]               // image to MD5
+	summing sync.Mutex                               // one image is read at a time
+	unready *lru.Cache[[sha256.Size]byte, time.Time] // what upstream's data were first missing for
 }
 
 func newLegacyState() *legacyState {
@@ -45,7 +46,7 @@ func newLegacyState() *legacyState {
 	if err != nil {
 		panic(err) // of a size that is not positive
 	}
-	unready, err := lru.New[string, time.Time](256)
+	unready, err := lru.New[[sha256.Size]byte, time.Time](256)
 	if err != nil {
 		panic(err)
 	}
@@ -360,7 +361,7 @@ func (s *Server) legacyUnready(w http.ResponseWriter, q *legacyRequest, err erro
 	if imagebuilder.AsError(err).Code != imagebuilder.CodeUpstreamUnavailable {
 		return false
 	}
-	key, now := q.distro+" "+q.version+" "+q.target, s.o.Now()
+	key, now := sha256.Sum256([]byte(q.distro+" "+q.version+" "+q.target)), s.o.Now()
 	since, waiting := s.legacy.unready.Get(key)
 	if !waiting || now.Sub(since) > 10*readyWithin || now.Before(since) {
 		since = now

@@ -351,6 +351,12 @@ func TestLegacyUpstreamUnavailable(t *testing.T) {
 	if a := ts.ask("/api/upgrade-request", body2018); a.status != 503 || a.json["error"] == nil || a.header.Get("Retry-After") == "" {
 		t.Errorf("after a while: %d %s", a.status, a.raw)
 	}
+	if a := ts.get("/api/versions"); a.status != 503 {
+		t.Errorf("versions: %d %s", a.status, a.raw)
+	}
+	if a := ts.get("/api/distros"); a.status != 200 || !strings.Contains(string(a.raw), `"latest":""`) {
+		t.Errorf("distributions: %d %s", a.status, a.raw)
+	}
 	ts.catalog.down.Store(false)
 	if a := ts.ask("/api/upgrade-request", body2018); a.status != 202 || a.hash() == "" {
 		t.Errorf("when it is back: %d %s", a.status, a.raw)

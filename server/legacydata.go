@@ -194,12 +194,13 @@ func (s *Server) legacyVersions(w http.ResponseWriter, r *http.Request) {
 	wanted := strings.ToLower(r.URL.Query().Get("distro"))
 	rows := []legacyVersionRow{}
 	id := 0
+	var down error
 	for _, name := range s.legacyDistributions() {
 		c := s.o.Distributions[name]
 		o, err := c.Overview(r.Context())
-		if err != nil {
-			s.legacyError(w, r, form2018, err)
-			return
+		if err != nil { // the others may be known
+			down = err
+			continue
 		}
 		for _, b := range o.Branches {
 			for _, v := range b.Versions {
@@ -210,6 +211,10 @@ func (s *Server) legacyVersions(w http.ResponseWriter, r *http.Request) {
 				rows = append(rows, legacyVersionRow{ID: id, Distro: name, Version: v, Alias: displayName(name) + " " + v, Snapshots: b.Snapshot || isSnapshotName(v)})
 			}
 		}
+	}
+	if len(rows) == 0 && down != nil {
+		s.legacyError(w, r, form2018, down)
+		return
 	}
 	writeJSON(w, http.StatusOK, jsonBody(rows))
 }
