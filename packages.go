@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"attendant/imagebuilder"
@@ -132,7 +133,7 @@ func (b *planned) universe(ctx context.Context) (*feeds.Universe, error) {
 	b.repositories = make([]*upstream.Repository, len(b.q.Feeds))
 	foreign := false
 	for i, f := range b.q.Feeds {
-		if f.Path != "" {
+		if f.Path != "" && (b.target.HasFeed(f.Path) || !b.asked(f)) {
 			own = append(own, upstream.Feed{Name: f.Name, Path: f.Path})
 			continue
 		}
@@ -168,6 +169,13 @@ func (b *planned) universe(ctx context.Context) (*feeds.Universe, error) {
 	}
 	b.wanted = make([][]*feeds.Package, len(b.feeds))
 	return universe, nil
+}
+
+// asked tells whether a feed is one of the request's own.
+func (b *planned) asked(f runner.FeedLine) bool {
+	return slices.ContainsFunc(b.q.Job.Request.Repositories, func(repo imagebuilder.Pair) bool {
+		return strings.TrimRight(strings.TrimSuffix(repo.Value, "/packages.adb"), "/") == f.URL
+	})
 }
 
 func same(a, b *feeds.Package) bool {

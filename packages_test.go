@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"net/http"
@@ -14,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"attendant/imagebuilder"
 	"attendant/imagebuilder/feeds"
@@ -34,10 +35,12 @@ type workshop struct {
 	upstream *upstream.Upstream
 	runner   *runner.Runner
 	planner  *planner
+	data     string
+	hold     atomic.Bool // package files do not come
+	plain    atomic.Bool // nothing is planned
 	log      syncBuffer
 }
 
-// Write notes a line of the log.
 func newWorkshop(t testing.TB, o upstream.Options) *workshop {
 	t.Helper()
 	w := &workshop{TB: t, tree: t.TempDir()}
@@ -46,6 +49,10 @@ func newWorkshop(t testing.TB, o upstream.Options) *workshop {
 		w.asked.Add(1)
 		if strings.HasSuffix(r.URL.Path, ".ipk") || strings.HasSuffix(r.URL.Path, ".apk") {
 			w.packages.Add(1)
+			if w.hold.Load() {
+				<-r.Context().Done()
+				return
+			}
 		}
 		files.ServeHTTP(&countingWriter{rw, &w.sent}, r)
 	}))
@@ -55,7 +62,8 @@ func newWorkshop(t testing.TB, o upstream.Options) *workshop {
 	}
 	log := slog.New(slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	w.planner = &planner{solve: (*feeds.Universe).Solve, upstream: func(imagebuilder.Request) *upstream.Upstream { return w.upstream }}
-	data := t.TempDir()
+	w.data = t.TempDir()
+	data := w.data
 	var err error
 	w.runner, err = runner.New(runner.Options{
 		Builders: runner.BuildersFunc(func(ctx context.Context, req imagebuilder.Request, g imagebuilder.Generation, rep imagebuilder.Reporter) (*runner.Builder, func(), error) {
@@ -65,18 +73,13 @@ func newWorkshop(t testing.TB, o upstream.Options) *workshop {
 			}
 			return &runner.Builder{Dir: b.Dir, Generation: b.Generation, UpstreamURL: w.server.URL}, release, nil
 		}),
-		Planner: w.planner, WorkDir: filepath.Join(data, "work"), KeysDir: filepath.Join(data, "build-keys"), Log: log,
+		Planner: w, WorkDir: filepath.Join(data, "work"), KeysDir: filepath.Join(data, "build-keys"), Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { w.runner.Close() })
-	_, key := sample.TrustedKey()
-	o.URL, o.Dir, o.TrustedKeys, o.HostArch, o.Prepare, o.Log = w.server.URL, data, [][]byte{key}, "x86_64", w.runner.Prepare, log
-	o.RequestWait = 30 * time.Second
-	if w.upstream, err = upstream.Open(o); err != nil {
-		t.Fatal(err)
-	}
+	w.reopen(o)
 	t.Cleanup(func() {
 		w.upstream.Close()
 		filepath.WalkDir(filepath.Join(data, "builders"), func(name string, d os.DirEntry, err error) error {
@@ -87,6 +90,30 @@ func newWorkshop(t testing.TB, o upstream.Options) *workshop {
 		})
 	})
 	return w
+}
+
+// Plan implements runner.Planner.
+func (w *workshop) Plan(ctx context.Context, q runner.Question) (*runner.Plan, error) {
+	if w.plain.Load() {
+		return nil, noPlan("it is not wanted")
+	}
+	return w.planner.Plan(ctx, q)
+}
+
+// reopen opens upstream, again where it was open.
+func (w *workshop) reopen(o upstream.Options) {
+	w.Helper()
+	if w.upstream != nil {
+		w.upstream.Close()
+	}
+	_, key := sample.TrustedKey()
+	o.URL, o.Dir, o.TrustedKeys, o.HostArch, o.Prepare = w.server.URL, w.data, [][]byte{key}, "x86_64", w.runner.Prepare
+	o.Log = slog.New(slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	o.RequestWait = 30 * time.Second
+	var err error
+	if w.upstream, err = upstream.Open(o); err != nil {
+		w.Fatal(err)
+	}
 }
 
 type countingWriter struct {
@@ -108,6 +135,7 @@ type observer struct {
 	stages []imagebuilder.Stage
 	asked  map[imagebuilder.Stage]int64
 	lines  []string
+	on     func(imagebuilder.Stage) // may be nil
 }
 
 func (o *observer) Stage(s imagebuilder.Stage) {
@@ -115,6 +143,9 @@ func (o *observer) Stage(s imagebuilder.Stage) {
 	defer o.mu.Unlock()
 	o.stages = append(o.stages, s)
 	o.asked[s] = o.w.asked.Load()
+	if o.on != nil {
+		o.on(s)
+	}
 }
 func (o *observer) Progress(int64, int64) {}
 func (o *observer) Line(line string) {
@@ -161,19 +192,35 @@ func (w *workshop) mustBuild(job imagebuilder.Job) (*imagebuilder.Built, *observ
 	return built, o
 }
 
-// foresees makes a resolver of what a build had: it says the same again.
-func foresees(m imagebuilder.Manifest) func(*feeds.Universe, feeds.Wish) *feeds.Solution {
-	return func(*feeds.Universe, feeds.Wish) *feeds.Solution { return nil }
-}
-
 var sampleTargets = []struct{ version, target, profile string }{
 	{"24.10.4", "x86/64", "generic"},
 	{"24.10.3", "ath79/generic", "tplink_archer-c7-v5"},
 	{"SNAPSHOT", "x86/64", "generic"},
-	{"SNAPSHOT", "ath79/generic", "tplink_archer-c7-v5"},
 }
 
-// Of a build make opens no connection: everything was fetched before.
+// foreseen tells whether the resolver is certain of a plain image.
+func (w *workshop) foreseen(version, target, profile string) bool {
+	w.Helper()
+	job := w.job(version, target, profile, "cowsay", "luci")
+	t, err := w.upstream.Target(context.Background(), version, target)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return t.Universe().Solve(wish(job.Request, t)).Certain
+}
+
+// silent is the log of builds that went as they were planned.
+func (w *workshop) silent() {
+	w.Helper()
+	for _, word := range []string{"counterexample", "fetches its packages for itself", "were not foreseen"} {
+		if log := w.log.String(); strings.Contains(log, word) {
+			w.Errorf("%s:\n%s", word, log)
+		}
+	}
+}
+
+// Of a build make opens no connection, and it is called once: everything was
+// foreseen and fetched before.
 func TestMakeOpensNoConnection(t *testing.T) {
 	w := newWorkshop(t, upstream.Options{})
 	for _, tt := range sampleTargets {
@@ -182,27 +229,237 @@ func TestMakeOpensNoConnection(t *testing.T) {
 			if n := o.duringMake(); n != 0 {
 				t.Errorf("%d requests during make", n)
 			}
-			if !slices.Contains(o.stages, imagebuilder.StagePackages) || built.Set.Manifest["cowsay"] == "" || built.Set.Manifest["luci"] == "" {
-				t.Errorf("stages %v, manifest %v", o.stages, built.Set.Manifest)
+			if !slices.Contains(o.stages, imagebuilder.StagePackages) || slices.Contains(o.stages, imagebuilder.StageManifest) == w.foreseen(tt.version, tt.target, tt.profile) {
+				t.Errorf("stages %v", o.stages)
 			}
-			// The second time nothing at all is fetched.
+			manifest := built.Set.Manifest
+			if manifest["cowsay"] == "" || manifest["luci"] == "" || manifest["libubox"] == "" || manifest["libc"] == "" || manifest["kernel"] == "" {
+				t.Errorf("manifest %v", manifest)
+			}
+
+			// The next one fetches only what is new to it. In doubt more is
+			// fetched, and make manifest asked, with the same outcome.
+			solve := w.planner.solve
+			w.planner.solve = nil
+			again, o := w.mustBuild(w.job(tt.version, tt.target, tt.profile, "luci", "cowsay"))
+			w.planner.solve = solve
+			if n := o.duringMake(); n != 0 || !slices.Contains(o.stages, imagebuilder.StageManifest) {
+				t.Errorf("%d requests during make, stages %v", n, o.stages)
+			}
+			if diff := cmp.Diff(manifest, again.Set.Manifest); diff != "" {
+				t.Error(diff)
+			}
 			before := w.packages.Load()
-			_, o = w.mustBuild(w.job(tt.version, tt.target, tt.profile, "luci", "cowsay"))
+			_, o = w.mustBuild(w.job(tt.version, tt.target, tt.profile, "cowsay", "luci"))
 			if n := w.packages.Load() - before; n != 0 || slices.Contains(o.stages, imagebuilder.StagePackages) {
 				t.Errorf("%d packages fetched again, stages %v", n, o.stages)
 			}
-			if strings.Contains(w.log.String(), "fetches its packages for itself") {
-				t.Errorf("a build was not planned:\n%s", w.log.String())
+		})
+	}
+	w.silent()
+}
+
+// The same request is the same image, byte for byte, also when its builder was
+// unpacked anew.
+func TestImagesAreTheSameAgain(t *testing.T) {
+	w := newWorkshop(t, upstream.Options{})
+	sums := func() map[string]string {
+		built, _ := w.mustBuild(w.job("24.10.4", "ath79/generic", "tplink_archer-c7-v5", "cowsay"))
+		sums := map[string]string{}
+		for _, f := range built.Set.Files {
+			sums[f.Name] = f.SHA256
+		}
+		return sums
+	}
+	first := sums()
+	other := newWorkshop(t, upstream.Options{})
+	// Another data folder with the same key.
+	if err := os.CopyFS(filepath.Join(other.data, "build-keys"), os.DirFS(filepath.Join(w.data, "build-keys"))); err != nil {
+		t.Fatal(err)
+	}
+	w = other
+	if diff := cmp.Diff(first, sums()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A client that names a file system gets what is made of that one alone.
+func TestOnlyTheWantedFileSystemIsBuilt(t *testing.T) {
+	w := newWorkshop(t, upstream.Options{})
+	for _, version := range []string{"24.10.4", "SNAPSHOT"} {
+		for _, wanted := range []string{"squashfs", "ext4"} {
+			job := w.job(version, "x86/64", "generic", "cowsay")
+			job.Request.Filesystem = &wanted
+			built, _ := w.mustBuild(job)
+			combined := false
+			for _, image := range built.Set.Images {
+				if image.Filesystem != wanted && image.Filesystem != "targz" {
+					t.Errorf("%s: %s was built for %s", version, image.Name, wanted)
+				}
+				combined = combined || image.Type == "combined-efi"
 			}
+			kernel := slices.ContainsFunc(built.Set.Files, func(f imagebuilder.File) bool { return strings.HasSuffix(f.Name, "-kernel.bin") })
+			if !combined || !kernel {
+				t.Errorf("%s: files %v", version, built.Set.Files)
+			}
+		}
+	}
+	w.silent()
+}
+
+// Packages that upstream has not, or not as it says, end a build with a
+// sentence, and nothing is left behind.
+func TestPackagesThatUpstreamHasNot(t *testing.T) {
+	for name, spoil := range map[string]func(path string) error{
+		"missing": os.Remove,
+		"damaged": func(path string) error {
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			data[len(data)/2] ^= 1
+			return os.WriteFile(path, data, 0o644)
+		},
+		"cut": func(path string) error { return os.Truncate(path, 100) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorkshop(t, upstream.Options{})
+			job := w.job("24.10.4", "ath79/generic", "tplink_archer-c7-v5", "cowsay")
+			found, err := filepath.Glob(filepath.Join(w.tree, "releases/24.10.4/packages/mips_24kc/*/cowsay_*.ipk"))
+			if err != nil || len(found) != 1 {
+				t.Fatalf("%v, %v", found, err)
+			}
+			if err := spoil(found[0]); err != nil {
+				t.Fatal(err)
+			}
+			_, o, err := w.build(job)
+			if e := imagebuilder.AsError(err); e.Code != imagebuilder.CodePackageDamaged || !strings.Contains(e.Detail, "cowsay") || !e.Code.Transient() {
+				t.Errorf("got %v", err)
+			}
+			if slices.Contains(o.stages, imagebuilder.StageImage) {
+				t.Errorf("stages %v", o.stages)
+			}
+			// Without it there is an image.
+			w.mustBuild(w.job("24.10.4", "ath79/generic", "tplink_archer-c7-v5"))
 		})
 	}
 }
 
-func TestDebugAPK(t *testing.T) {
-	w := newWorkshop(t, upstream.Options{})
-	_, o := w.mustBuild(w.job("SNAPSHOT", "x86/64", "generic", "cowsay", "luci"))
-	t.Log(strings.Join(o.lines, "\n"))
-	t.Log(w.log.String())
+// Where the whole store is too small for one image that is said.
+func TestPackageBudgetTooSmall(t *testing.T) {
+	w := newWorkshop(t, upstream.Options{PackageBudget: 100_000})
+	_, _, err := w.build(w.job("24.10.4", "ath79/generic", "tplink_archer-c7-v5"))
+	if e := imagebuilder.AsError(err); e.Code != imagebuilder.CodeNoSpace || !strings.Contains(e.Detail, "package_budget") {
+		t.Errorf("got %v", err)
+	}
 }
 
-var _ = bytes.NewReader
+// A build that is canceled while it fetches ends at once.
+func TestFetchingIsCanceled(t *testing.T) {
+	w := newWorkshop(t, upstream.Options{})
+	job := w.job("24.10.4", "ath79/generic", "tplink_archer-c7-v5")
+	_, release, err := w.upstream.Builder(t.Context(), "24.10.4", "ath79/generic", job.Generation, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	release()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	w.hold.Store(true) // packages do not come
+	reason := imagebuilder.Errorf(imagebuilder.CodeCanceled, "The server's operator ended this build.")
+	o := &observer{w: w, asked: map[imagebuilder.Stage]int64{}, on: func(s imagebuilder.Stage) {
+		if s == imagebuilder.StagePackages {
+			cancel(reason)
+		}
+	}}
+	_, err = w.runner.Build(ctx, job, o)
+	if e := imagebuilder.AsError(err); e != reason && e.Detail != reason.Detail {
+		t.Errorf("got %v", err)
+	}
+	w.hold.Store(false)
+	w.mustBuild(job)
+}
+
+// Feeds of a request's own go the same way: fetched, checked, and built from
+// without a network.
+func TestRepositoriesOfARequest(t *testing.T) {
+	w := newWorkshop(t, upstream.Options{})
+	elsewhere := httptest.NewServer(http.FileServer(http.Dir(w.tree)))
+	defer elsewhere.Close()
+	_, key := sample.TrustedKey()
+	for version, foreign := range map[string]string{"24.10.4": "releases/24.10.4/packages/x86_64/telephony", "SNAPSHOT": "snapshots/packages/x86_64/telephony"} {
+		job := w.job(version, "x86/64", "generic", "cowsay")
+		job.Request.Repositories = imagebuilder.Pairs{{Name: "mine", Value: elsewhere.URL + "/" + foreign + "/"}}
+		job.Request.RepositoriesMode = imagebuilder.RepositoriesAppend
+		if version != "SNAPSHOT" {
+			job.Request.RepositoryKeys = []string{string(key)}
+		}
+		job.Request = job.Request.Normalize()
+		_, o := w.mustBuild(job)
+		if n := o.duringMake(); n != 0 {
+			t.Errorf("%s: %d requests during make", version, n)
+		}
+		job.Request.Repositories[0].Value = w.server.URL + "/nowhere"
+		_, _, err := w.build(job)
+		if e := imagebuilder.AsError(err); e.Code != imagebuilder.CodeNoNetwork || !strings.Contains(e.Detail, "/nowhere") {
+			t.Errorf("%s: got %v", version, err)
+		}
+	}
+	w.silent()
+}
+
+// BenchmarkPlannedBuild is a build with all stages, cold (nothing is there but the
+// builder) and warm, beside the plain ImageBuilder that fetches for itself in
+// the two make calls that there were before.
+func BenchmarkPlannedBuild(b *testing.B) {
+	for _, tt := range []struct{ version, target, profile string }{
+		{"24.10.4", "ath79/generic", "tplink_archer-c7-v5"}, {"24.10.4", "x86/64", "generic"}, {"SNAPSHOT", "x86/64", "generic"},
+	} {
+		for _, way := range []string{"cold", "warm", "warm-squashfs", "plain"} {
+			b.Run(tt.version+"-"+strings.ReplaceAll(tt.target, "/", "-")+"-"+way, func(b *testing.B) {
+				w := newWorkshop(b, upstream.Options{})
+				job := w.job(tt.version, tt.target, tt.profile, "cowsay", "luci")
+				_, release, err := w.upstream.Builder(b.Context(), tt.version, tt.target, job.Generation, nil)
+				if err != nil {
+					b.Fatal(err)
+				}
+				release()
+				w.plain.Store(way == "plain")
+				if way == "warm-squashfs" {
+					squashfs := "squashfs"
+					job.Request.Filesystem = &squashfs
+				}
+				if strings.HasPrefix(way, "warm") {
+					w.mustBuild(job)
+				}
+				b.ResetTimer()
+				stages := map[imagebuilder.Stage]time.Duration{}
+				var connections, bytes int64
+				for b.Loop() {
+					if way == "cold" {
+						b.StopTimer()
+						os.RemoveAll(filepath.Join(w.data, "packages"))
+						w.reopen(upstream.Options{})
+						b.StartTimer()
+					}
+					sent := w.sent.Load()
+					built, o := w.mustBuild(job)
+					connections, bytes = o.duringMake(), w.sent.Load()-sent
+					for _, s := range built.Stages {
+						stages[s.Stage] += s.Duration
+					}
+					os.RemoveAll(built.Dir)
+				}
+				for stage, took := range stages {
+					b.ReportMetric(float64(took.Milliseconds())/float64(b.N), string(stage)+"-ms")
+				}
+				b.ReportMetric(float64(connections), "requests-during-make")
+				b.ReportMetric(float64(bytes), "bytes-fetched")
+				calls := 1.0
+				if _, asked := stages[imagebuilder.StageManifest]; asked {
+					calls = 2
+				}
+				b.ReportMetric(calls, "make-calls")
+			})
+		}
+	}
+}

@@ -83,8 +83,7 @@ func (a *attempt) configure(ctx context.Context, b *Builder, info *Info, profile
 	if req.Filesystem == nil {
 		return nil
 	}
-	makefile, err := a.read("Makefile")
-	if err != nil || strings.Contains(makefile, "ROOTFS_FILESYSTEM") {
+	if makefile, err := a.read("Makefile"); err != nil || t.apk && strings.Contains(makefile, "ROOTFS_FILESYSTEM") {
 		return err
 	}
 	restricted, err := restrictFilesystem(t.config, *req.Filesystem)

@@ -100,6 +100,9 @@ func (t *Target) UniverseOf(list []Feed) (*feeds.Universe, []feeds.Feed) {
 	return p.universe, p.feeds
 }
 
+// HasFeed tells whether the feed at an upstream path is in the generation.
+func (t *Target) HasFeed(folder string) bool { return t.list(folder) != nil }
+
 // list finds the list of the folder at an upstream path, nil if there is none
 // in the generation.
 func (t *Target) list(folder string) *packageList {

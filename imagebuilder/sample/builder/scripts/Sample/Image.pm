@@ -50,11 +50,12 @@ sub build {
     Sample::Tree::make_folder($_) for $images, $bin =~ m{^/} ? $bin : "$tree->{top}/$bin";
 
     my %root = (tar => "$tree->{linux}/root.tar");
-    if ($tree->{board} eq 'x86' || !Sample::Tree::in_path('mksquashfs')) {
-        run(undef, 'tar', '--sort=name', "--mtime=\@$tree->{epoch}", '--owner=0', '--group=0', '--numeric-owner', '-cf', $root{tar}, '-C', $tree->{root}, '.') == 0 or return 1;
-    }
     my $want = $tree->wanted_filesystem;
     my @filesystems = grep { $_ ne 'targz' && (!defined $want || $_ eq $want) } $tree->filesystems;
+    my $archive = $tree->{board} eq 'x86' && grep { $_ eq 'targz' } $tree->filesystems;
+    if ($archive || (grep { $_ eq 'ext4' } @filesystems) || !Sample::Tree::in_path('mksquashfs')) {
+        run(undef, 'tar', '--sort=name', "--mtime=\@$tree->{epoch}", '--owner=0', '--group=0', '--numeric-owner', '-cf', $root{tar}, '-C', $tree->{root}, '.') == 0 or return 1;
+    }
     for (@filesystems) {
         $root{$_} = "$tree->{linux}/root.$_";
         my $code = $_ eq 'ext4' ? ext4($tree, $root{tar}, $root{$_}) : squashfs($tree, $root{tar}, $root{$_});
@@ -79,7 +80,7 @@ sub build {
     }
     pack_images($tree, $images, @made);
     remember($tree, $_) for @made;
-    beside($tree, $manager, $images, $prefix, $profile, $root{tar});
+    beside($tree, $manager, $images, $prefix, $profile, $archive && $root{tar});
     return 0;
 }
 
@@ -209,8 +210,8 @@ sub beside {
     my $lower = lc $profile;
     if ($tree->{board} eq 'x86') {
         system 'cp', '--', "$tree->{top}/$tree->{config}{SAMPLE_KERNEL}", "$images/$prefix-$profile-kernel.bin";
-        run("$images/$prefix-$profile-rootfs.tar.gz", 'gzip', '-n', '-1', '-c', $tar);
-        if ($tree->{apk}) {
+        run("$images/$prefix-$profile-rootfs.tar.gz", 'gzip', '-n', '-1', '-c', $tar) if $tar;
+        if ($tree->{apk} && $tar) {
             my $name = "$prefix-$profile-targz-rootfs.tar.gz";
             system 'cp', '--', "$images/$prefix-$profile-rootfs.tar.gz", "$images/$name";
             my $sum = Sample::Tree::sums("$images/$name")->{"$images/$name"};
