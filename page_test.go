@@ -259,7 +259,7 @@ func pageDark(t *testing.T, b *browser, base string) {
 }
 
 // built has an image with the packages, or a failure, and returns its hash.
-func built(t *testing.T, base string, packages ...string) string {
+func built(t testing.TB, base string, packages ...string) string {
 	t.Helper()
 	first, err := ask(http.MethodPost, base+"/api/v1/build", buildBody("24.10.4", "ath79/generic", "tplink_archer-c7-v5", packages...))
 	if err != nil {

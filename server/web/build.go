@@ -95,7 +95,7 @@ func (s *Site) build(w http.ResponseWriter, r *http.Request, hash string) {
 		sel.Filesystem = *job.Request.Filesystem
 	}
 	d.Again, d.Packages, d.Removed = p.Link(sel.address()), strings.Join(sel.Packages, " "), strings.Join(sel.Remove, " ")
-	if job.State == imagebuilder.Queued || job.State == imagebuilder.Building {
+	if job.State != imagebuilder.Done {
 		var facts profileFacts
 		var o overview
 		ctx, cancel := s.within(r)

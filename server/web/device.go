@@ -37,6 +37,7 @@ type devicePage struct {
 	ScriptText string
 	PackageURL string // where packages are searched
 	Failure    *apiError
+	Fixes      []fix // of the failure
 
 	answer *upgradeAnswer
 }
@@ -351,6 +352,9 @@ func (s *Site) prepare(ctx context.Context, r *http.Request, p *page, o *overvie
 			d.Partition = true
 		}
 	}
+	if d.Failure != nil {
+		d.Fixes = fixes(d.Failure.Repairs)
+	}
 	d.PackageURL = p.Link("/packages?" + url.Values{"version": {d.Version}, "target": {d.Target}}.Encode())
 }
 
@@ -407,7 +411,9 @@ func (s *Site) upgrade(ctx context.Context, r *http.Request, p *page, d *deviceP
 		return
 	}
 	c := &change{upgradeReply: got, Reason: p.Or("reason." + got.Reason)}
-	if c.Reason == "" {
+	if got.Reason == "requested" { // the person knows
+		c.Reason = ""
+	} else if c.Reason == "" {
 		c.Reason = got.ReasonDetail
 	}
 	for _, name := range slices.Sorted(maps.Keys(got.Upgrades)) {
@@ -502,9 +508,35 @@ type verdict struct {
 	Unknown   bool // the resolver cannot be asked
 	Refused   *apiError
 	Fixes     []fix
-	Pulled    []solvedPackage // neither asked for nor default
+	Pulled    []solvedPackage // those that come along with what was asked for
 	FlashUsed int64           // bytes, no more than there are
 	FlashHigh int64           // bytes from which on it is tight
+}
+
+// pulled are the packages that are there because of one that was asked for,
+// directly or through others.
+func pulled(all []solvedPackage) []solvedPackage {
+	byName := make(map[string]*solvedPackage, len(all))
+	for i := range all {
+		byName[all[i].Name] = &all[i]
+	}
+	var out []solvedPackage
+	for _, one := range all {
+		if one.Default || one.Requested {
+			continue
+		}
+		at := byName[one.Reason]
+		for range all { // reasons could go in a circle
+			if at == nil || at.Default || at.Requested {
+				break
+			}
+			at = byName[at.Reason]
+		}
+		if at != nil && at.Requested {
+			out = append(out, one)
+		}
+	}
+	return out
 }
 
 // solve asks the resolver.
@@ -529,11 +561,7 @@ func (s *Site) solve(ctx context.Context, r *http.Request, p *page, d *devicePag
 	}
 	v.solveReply = &got
 	v.Fixes = fixes(got.Repairs)
-	for _, one := range got.Packages {
-		if !one.Default && !one.Requested {
-			v.Pulled = append(v.Pulled, one)
-		}
-	}
+	v.Pulled = pulled(got.Packages)
 	if l := got.Sizes.Flash.Limit; l > 0 {
 		v.FlashUsed, v.FlashHigh = min(got.Sizes.Flash.Estimate, l), l*9/10
 	}

@@ -191,12 +191,12 @@ func TestBuildIsRequested(t *testing.T) {
 		t.Errorf("packages of an empty repair: %s", got)
 	}
 
-	f["POST /api/v1/build"] = `{"status":500,"code":"package_missing","detail":"nosuch is <in> no feed","problems":[{"kind":"missing","package":"nosuch","detail":"No."}]}`
+	f["POST /api/v1/build"] = `{"status":500,"code":"package_missing","detail":"x","problems":[{"kind":"other","package":"nosuch","detail":"nosuch is <in> no feed"}],"repairs":[{"detail":"R","remove":["tmux"],"packages":["luci"]}]}`
 	f["POST /api/v1/solve"] = `{"possible":false,"problems":[{"kind":"missing","package":"nosuch","detail":"No.","nearest":["such"]}],"repairs":[{"detail":"R","add":["such"],"remove":["nosuch"],"packages":["such"]}]}`
 	form.Del("fix")
 	form.Del("lang")
 	w = browse(t, site(f, nil), "/build", form)
-	contains(t, "refused", w.Body.String(), "nosuch is &lt;in&gt; no feed", "This image cannot be made", `name="p" value="tmux" checked`, `name="fix" value="such"`, "Take such in place of nosuch", "Did you mean: <code>such")
+	contains(t, "refused", w.Body.String(), "nosuch is &lt;in&gt; no feed", "This image cannot be made", `name="p" value="tmux" checked`, `class="main" name="fix" value="luci"`, "Leave out tmux", `name="fix" value="such"`, "Take such in place of nosuch", "Did you mean: <code>such")
 	if w.Code != 500 {
 		t.Errorf("status %d", w.Code)
 	}
@@ -212,6 +212,7 @@ func TestVerdicts(t *testing.T) {
 		{"tight", `{"possible":true,"certain":true,"sizes":{"flash":{"verdict":"tight","estimate":15900000,"limit":16000000}}}`, `verdict warned`},
 		{"too big", `{"possible":true,"certain":true,"sizes":{"flash":{"verdict":"too_big","estimate":17000000,"limit":16000000,"over":1000000}}}`, "Too much by 1.0 MB."},
 		{"uncertain", `{"possible":true,"certain":false,"doubts":["Perhaps <not>."]}`, "Perhaps &lt;not&gt;."},
+		{"what comes along", `{"possible":true,"certain":true,"packages":[{"name":"tmux","requested":true},{"name":"libevent","reason":"tmux","installed_size":9000},{"name":"libssl","reason":"libevent"},{"name":"procd","default":true},{"name":"ubox","reason":"procd"},{"name":"x","reason":"y"},{"name":"y","reason":"x"}]}`, "Packages that come along: 2"},
 		{"impossible", `{"possible":false,"problems":[{"kind":"other","detail":"So."}]}`, "This selection does not work"},
 	}
 	for _, tt := range tests {
