@@ -333,8 +333,10 @@ type Solution struct {
 	Selected []Selected // sorted by name
 	Problems []imagebuilder.Problem
 	// Certain tells that the ImageBuilder installs exactly Selected, or
-	// fails for Problems. Where it is false Doubts say why, a sentence each,
-	// and Selected and Problems are the best guess.
+	// fails for Problems, as far as package indexes tell: they know nothing of
+	// files that two packages both hold, nor of scripts that fail. Where it is
+	// false Doubts say why, a sentence each, and Selected and Problems are the
+	// best guess.
 	Certain bool
 	Doubts  []string
 
