@@ -11,7 +11,7 @@ type Package struct {
 	Depends       []Relation //
 	Provides      []Relation //
 	Conflicts     []Relation //
-	Replaces      []Relation //
+	Replaces      []Relation // whose place, or with apk whose files, it may take
 	Alternatives  string     // as written: "300:/usr/sbin/arptables:/usr/sbin/xtables-nft-multi, …"
 	Section       string     //
 	Essential     bool       //
@@ -22,6 +22,14 @@ type Package struct {
 	InstalledSize int64      // in bytes
 	SHA256        string     // of the file, lower-case hex
 	Description   string     // lines separated by "\n"
+
+	// What only apk has.
+	InstallIf        []Relation // it is installed as soon as all of these are
+	Recommends       []Relation //
+	ProviderPriority int        // of several that provide a name, the highest is taken
+	Origin           string     // the source it was built from: "feeds/base/dropbear"
+	Tags             []string   // "openwrt:section=net"
+	Identity         string     // raw bytes of the hash that ParseADB explains
 }
 
 // BaseName is the name without its ABI suffix: what clients ask for and what
@@ -35,8 +43,11 @@ func (p *Package) BaseName() string {
 
 // Relation names a package, perhaps bound to versions: "kernel (= 6.6.68-r1)".
 type Relation struct {
-	Name    string
-	Op      string // "", "=", ">=", "<=", ">>", "<<", ">" or "<"
+	Name string
+	// Op is "", "=", ">=", "<=", ">", "<" or, of opkg only, ">>" or "<<". Of
+	// apk only are "~", "<~" and ">~", which compare as many parts of a
+	// version as Version has, and the "!" before an operator in InstallIf.
+	Op      string
 	Version string // "" without Op
 	Or      bool   // an alternative to the relation before it: the b of "a | b"
 }
