@@ -2,6 +2,7 @@ package feeds
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 
 	"attendant/imagebuilder"
 )
@@ -261,4 +263,90 @@ func TestSolveAPKIsBounded(t *testing.T) {
 			t.Logf("all of them: %v", time.Since(begin))
 		})
 	}
+}
+
+// drawAPKUniverse draws a universe of some packages in the words of apkUniverse.
+func drawAPKUniverse(t *rapid.T) (text string, names []string) {
+	names = []string{"v", "w"}
+	for i := range rapid.IntRange(2, 12).Draw(t, "names") {
+		names = append(names, fmt.Sprintf("n%d", i))
+	}
+	one := rapid.SampledFrom(names)
+	version := rapid.SampledFrom([]string{"1", "1.1", "2_rc1", "2", "3-r1"})
+	relation := rapid.Custom(func(t *rapid.T) string {
+		op := rapid.SampledFrom([]string{"", "", "", "=", ">", "<", ">=", "<=", "~"}).Draw(t, "op")
+		if op == "" {
+			return one.Draw(t, "name")
+		}
+		return one.Draw(t, "name") + op + version.Draw(t, "version")
+	})
+	var b strings.Builder
+	for range rapid.IntRange(2, 25).Draw(t, "packages") {
+		fmt.Fprintf(&b, "%s %s", rapid.SampledFrom(names[2:]).Draw(t, "package"), version.Draw(t, "version"))
+		for _, kind := range []string{"depends", "provides", "if"} {
+			if list := rapid.SliceOfN(relation, 0, 2).Draw(t, kind); len(list) > 0 && (kind != "if" || rapid.Bool().Draw(t, "conditional")) {
+				slices.Sort(list)
+				fmt.Fprintf(&b, " %s:%s", kind, strings.Join(list, ","))
+			}
+		}
+		if rapid.IntRange(0, 3).Draw(t, "conflicts") == 0 {
+			fmt.Fprintf(&b, " depends:!%s", relation.Draw(t, "conflict"))
+		}
+		if priority := rapid.SampledFrom([]int{0, 0, 10, 100}).Draw(t, "priority"); priority > 0 {
+			fmt.Fprintf(&b, " priority:%d", priority)
+		}
+		b.WriteString("\n")
+	}
+	return b.String(), append(names, "missing")
+}
+
+func TestSolveAPKHolds(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		text, names := drawAPKUniverse(rt)
+		u := apkUniverse(t, text)
+		wish := Wish{Requested: rapid.SliceOfN(rapid.SampledFrom(names), 1, 4).Draw(rt, "requested")}
+		s := u.Solve(wish)
+		if again := u.Solve(wish); !reflect.DeepEqual(s, again) {
+			rt.Fatalf("twice asked, two answers: %+v, %+v", s, again)
+		}
+		if (len(s.Problems) == 0) == (len(s.Selected) == 0) {
+			rt.Fatalf("%d problems, %d selected", len(s.Problems), len(s.Selected))
+		}
+		tables := u.apk()
+		try := tables.try(mustWanted(tables, wish))
+		if try.accepted && len(tables.prove(try.world).problems) > 0 {
+			rt.Fatalf("what is proven to be impossible is selected: %+v", try.proof.problems)
+		}
+		meets := func(p Selected, r Relation) bool {
+			m := newAPKMatch(r.Op)
+			if p.Name == r.Name && m.met(p.Version, r.Version) {
+				return true
+			}
+			return slices.ContainsFunc(p.Provides, func(v Relation) bool { return v.Name == r.Name && m.met(v.Version, r.Version) })
+		}
+		for _, p := range s.Selected {
+			for _, r := range p.Depends {
+				if !slices.ContainsFunc(s.Selected, func(q Selected) bool { return meets(q, r) }) {
+					rt.Fatalf("%s needs %s, which is not selected: %s", p.Name, r, selectedNames(s))
+				}
+			}
+			for _, r := range p.Conflicts {
+				for _, q := range s.Selected {
+					if q.Name != p.Name && meets(q, r) {
+						rt.Fatalf("%s excludes %s, but %s is selected", p.Name, r, q.Name)
+					}
+				}
+			}
+			for _, q := range s.Selected {
+				if p.Name == q.Name && p.Package != q.Package {
+					rt.Fatalf("two packages %s are selected", p.Name)
+				}
+			}
+		}
+	})
+}
+
+func mustWanted(t *apkTables, w Wish) []apkWanted {
+	wanted, _ := t.withSuffixes(t.withBuilders(&Solution{}, w.Packages()))
+	return wanted
 }
