@@ -12,10 +12,6 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// MaxADB bounds the container of an apk index, uncompressed and in bytes. The
-// largest real ones, of 5,000 packages, have about 4 MB.
-const MaxADB = 64 << 20
-
 // Apk v3 files are ADB files: "ADB." and a schema, then blocks that begin at
 // multiples of 8 bytes. The first block is a container of values, the others
 // sign it or are files' bytes. The whole may be compressed. Facts from
@@ -62,12 +58,12 @@ func newADBReader(r io.Reader) (*adbReader, error) {
 	case 'c':
 		header, err := a.r.Peek(6) // magic, algorithm, level
 		if err != nil {
-			return nil, errors.New("truncated at offset 4, in the compression header")
+			return nil, &SyntaxError{Offset: 4, Err: ErrTruncated}
 		}
 		compression = header[4]
 		a.r.Discard(6)
 	default:
-		return nil, fmt.Errorf("unknown compression %q at offset 3", magic[3])
+		return nil, &SyntaxError{Offset: 3, Err: fmt.Errorf("unknown compression %q", magic[3])}
 	}
 	switch compression {
 	case adbCompressionNone:
@@ -76,14 +72,14 @@ func newADBReader(r io.Reader) (*adbReader, error) {
 		a.close = func() { inflated.Close() }
 		a.r = bufio.NewReader(inflated)
 	case adbCompressionZstd:
-		plain, err := zstd.NewReader(a.r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(MaxADB))
+		plain, err := zstd.NewReader(a.r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(MaxIndex))
 		if err != nil {
 			return nil, fmt.Errorf("starting to uncompress: %w", err)
 		}
 		a.close = plain.Close
 		a.r = bufio.NewReader(plain)
 	default:
-		return nil, fmt.Errorf("unknown compression %d at offset 4", compression)
+		return nil, &SyntaxError{Offset: 4, Err: fmt.Errorf("unknown compression %d", compression)}
 	}
 	header := make([]byte, 8)
 	if err := a.full(header); err != nil {
@@ -92,7 +88,7 @@ func newADBReader(r io.Reader) (*adbReader, error) {
 	}
 	if string(header[:4]) != "ADB." {
 		a.close()
-		return nil, fmt.Errorf("no apk v3 file within the compression, at offset 0: %w", ErrNotIndex)
+		return nil, fmt.Errorf("no apk v3 file within the compression: %w", ErrNotIndex)
 	}
 	a.schema = string(header[4:])
 	a.end = a.at
@@ -112,9 +108,9 @@ func (a *adbReader) broken(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return fmt.Errorf("truncated at offset %d", a.at)
+		return &SyntaxError{Offset: a.at, Err: ErrTruncated}
 	default:
-		return fmt.Errorf("reading on at offset %d: %w", a.at, err)
+		return &SyntaxError{Offset: a.at, Err: err}
 	}
 }
 
@@ -147,7 +143,7 @@ func (a *adbReader) next() (kind uint32, length int64, err error) {
 	}
 	headed := uint64(a.at - begin)
 	if size < headed || size > 1<<48 || kind > adbBlockFile {
-		return 0, 0, fmt.Errorf("no block of %d bytes and kind %d can be at offset %d", size, kind, begin)
+		return 0, 0, &SyntaxError{Offset: begin, Err: fmt.Errorf("no block can have %d bytes and kind %d", size, kind)}
 	}
 	length = int64(size - headed)
 	a.end = a.at + length
@@ -178,18 +174,18 @@ func (a *adbReader) container() (*adbData, error) {
 	begin := a.at
 	kind, length, err := a.next()
 	if errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("truncated at offset %d", begin)
+		return nil, &SyntaxError{Offset: begin, Err: ErrTruncated}
 	}
 	if err != nil {
 		return nil, err
 	}
 	switch {
 	case kind != adbBlockData:
-		return nil, fmt.Errorf("a block of kind %d comes first, at offset %d", kind, begin)
+		return nil, &SyntaxError{Offset: begin, Err: fmt.Errorf("a block of kind %d comes first", kind)}
 	case length < 8:
-		return nil, fmt.Errorf("a container of %d bytes at offset %d", length, begin)
-	case length > MaxADB:
-		return nil, fmt.Errorf("a container of %d bytes at offset %d, more than %d", length, begin, MaxADB)
+		return nil, &SyntaxError{Offset: begin, Err: fmt.Errorf("a container of %d bytes", length)}
+	case length > MaxIndex:
+		return nil, &SyntaxError{Offset: begin, Err: fmt.Errorf("a container of %d bytes: %w", length, ErrTooLarge)}
 	}
 	d := &adbData{base: a.at}
 	var text strings.Builder
@@ -198,7 +194,7 @@ func (a *adbReader) container() (*adbData, error) {
 	}
 	d.bytes = text.String()
 	if d.bytes[0] != 0 {
-		return nil, fmt.Errorf("version %d of the format at offset %d", d.bytes[0], d.base)
+		return nil, &SyntaxError{Offset: d.base, Err: fmt.Errorf("unknown version %d of the format", d.bytes[0])}
 	}
 	return d, nil
 }
@@ -230,7 +226,7 @@ const (
 
 func (d *adbData) fail(at int, format string, args ...any) {
 	if d.err == nil {
-		d.err = fmt.Errorf(format+" at offset %d", append(args, d.base+int64(at))...)
+		d.err = &SyntaxError{Offset: d.base + int64(at), Err: fmt.Errorf(format, args...)}
 	}
 }
 
@@ -327,7 +323,7 @@ func (d *adbData) list(v uint32, most int) adbList {
 	}
 	n := int(d.uint32(at)) - 1
 	if n < 0 || n > most {
-		d.fail(at, "a list of %d values, more than %d,", n, most)
+		d.fail(at, "a list of %d values: %w", n, ErrTooLarge)
 		return adbList{data: d}
 	}
 	if !d.has(at, 4*(n+1)) {

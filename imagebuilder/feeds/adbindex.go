@@ -11,12 +11,9 @@ import (
 	"attendant/imagebuilder"
 )
 
-// Bounds of what an apk index may hold. Real packages have up to some hundred
-// relations (kernel modules' metapackages), real feeds 30,000 together.
-const (
-	maxRelations      = 1 << 14 // of one kind of one package
-	maxIndexRelations = 1 << 20 // all together, those of shared lists once
-)
+// maxRelations bounds the relations of one kind of one package; real ones have
+// up to some hundred.
+const maxRelations = 1 << 14
 
 // Numbers of the fields of a package's description, of a relation and of an
 // index (alpinelinux/apk-tools src/apk_adb.h).
@@ -108,7 +105,7 @@ func readADBIndex(d *adbData) (*Index, error) {
 	}
 	x := &Index{Packages: make([]Package, 0, list.n)}
 	r := adbIndexReader{
-		adbData: d, naming: naming, left: min(maxIndexRelations, len(d.bytes)/4),
+		adbData: d, naming: naming, left: min(MaxRelations, len(d.bytes)/4),
 		relations: map[uint32]relationLists{}, tags: map[uint32][]string{},
 	}
 	for i := 1; i <= list.n; i++ {
@@ -244,7 +241,7 @@ func clipped(relations []Relation) []Relation {
 // becoming more than the file can hold.
 func (r *adbIndexReader) spend(list adbList) bool {
 	if r.left -= list.n; r.left < 0 {
-		r.fail(list.at, "more relations than there can be")
+		r.fail(list.at, "more relations than there can be: %w", ErrTooLarge)
 	}
 	return r.err == nil
 }

@@ -89,7 +89,7 @@ func VerifyADB(data []byte, keys []crypto.PublicKey) error {
 			return err
 		}
 		if length > maxSignature {
-			return fmt.Errorf("a signature of %d bytes at offset %d", length, a.at)
+			return &SyntaxError{Offset: a.at, Err: fmt.Errorf("a signature of %d bytes", length)}
 		}
 		signature := make([]byte, length)
 		if err := a.full(signature); err != nil {

@@ -86,7 +86,7 @@ func verifyAPK(r io.Reader, p *Package) error {
 			return err
 		}
 		if kind == adbBlockFile {
-			return fmt.Errorf("more files than its description has, at offset %d: %w", a.at, ErrAPKMismatch)
+			return &SyntaxError{Offset: a.at, Err: fmt.Errorf("more files than its description has: %w", ErrAPKMismatch)}
 		}
 	}
 }
@@ -137,7 +137,7 @@ func filesOf(d *adbData) ([]apkFile, error) {
 				continue
 			}
 			if size > 1<<40 || len(files) >= maxAPKFiles {
-				return nil, fmt.Errorf("a file of %d bytes, the %dth, at offset %d", size, len(files)+1, d.base+int64(f.at))
+				return nil, &SyntaxError{Offset: d.base + int64(f.at), Err: fmt.Errorf("a file of %d bytes, the %dth: %w", size, len(files)+1, ErrTooLarge)}
 			}
 			files = append(files, apkFile{path: uint32(i), file: uint32(j), size: int64(size), hash: f.text(fileHash)})
 		}
@@ -152,7 +152,7 @@ func (f apkFile) verify(a *adbReader) error {
 	var err error
 	for kind == adbBlockSignature {
 		if kind, length, err = a.next(); errors.Is(err, io.EOF) {
-			return fmt.Errorf("truncated at offset %d", a.at)
+			return &SyntaxError{Offset: a.at, Err: ErrTruncated}
 		} else if err != nil {
 			return err
 		}
@@ -160,24 +160,24 @@ func (f apkFile) verify(a *adbReader) error {
 	at := a.at
 	var place [8]byte
 	if length != f.size+int64(len(place)) {
-		return fmt.Errorf("a file of another size at offset %d: %w", at, ErrAPKMismatch)
+		return &SyntaxError{Offset: at, Err: fmt.Errorf("a file of another size: %w", ErrAPKMismatch)}
 	}
 	if err := a.full(place[:]); err != nil {
 		return err
 	}
 	if binary.LittleEndian.Uint32(place[:]) != f.path || binary.LittleEndian.Uint32(place[4:]) != f.file {
-		return fmt.Errorf("another file at offset %d: %w", at, ErrAPKMismatch)
+		return &SyntaxError{Offset: at, Err: fmt.Errorf("another file: %w", ErrAPKMismatch)}
 	}
 	hash := digestOf(len(f.hash))
 	if hash == nil {
-		return fmt.Errorf("a file without a hash at offset %d: %w", at, ErrAPKMismatch)
+		return &SyntaxError{Offset: at, Err: fmt.Errorf("a file without a hash: %w", ErrAPKMismatch)}
 	}
 	sum := hash()
 	if _, err := io.Copy(sum, a); err != nil {
 		return err
 	}
 	if string(sum.Sum(nil)) != f.hash {
-		return fmt.Errorf("a file with another hash at offset %d: %w", at, ErrAPKMismatch)
+		return &SyntaxError{Offset: at, Err: fmt.Errorf("a file with another hash: %w", ErrAPKMismatch)}
 	}
 	return nil
 }

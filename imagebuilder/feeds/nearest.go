@@ -91,7 +91,7 @@ func nearness(folded string, words []string, letters *letterSet, name string, sl
 		if extra, ok := contains(strings.Split(fold(name), "-"), words); ok {
 			return costWord + costPerWord*float64(extra), true
 		}
-	} else if len(name) < len(folded) && 2*len(name) >= len(folded) {
+	} else if first, _, _ := strings.Cut(name, "-"); len(name) < len(folded) && 2*len(name) >= len(folded) && strings.Contains(folded, first) {
 		if extra, ok := contains(words, strings.Split(fold(name), "-")); ok {
 			return costWord + costPerWord*float64(extra), true
 		}

@@ -77,34 +77,6 @@ func (u *Universe) archPriority(p *Package) int {
 	return 200
 }
 
-// addOpkgBuiltins lists the libc and kernel packages if no feed has them:
-// release builders keep those two files to themselves and install them before
-// all else. The kernel's version is the one that most packages are bound to.
-func (u *Universe) addOpkgBuiltins() {
-	if u.newest("libc") < 0 {
-		p := &Package{Name: "libc", Architecture: u.arch}
-		if u.Has("libgcc") {
-			p.Depends = []Relation{{Name: "libgcc"}}
-		}
-		u.add(p, -1)
-	}
-	if u.newest("kernel") < 0 {
-		bound := map[string]int{}
-		version := ""
-		for _, p := range u.listed {
-			for _, r := range p.Depends {
-				if r.Name != "kernel" || r.Op != "=" {
-					continue
-				}
-				if bound[r.Version]++; bound[r.Version] > bound[version] {
-					version = r.Version
-				}
-			}
-		}
-		u.add(&Package{Name: "kernel", Version: version, Architecture: u.arch}, -1)
-	}
-}
-
 type opkgStatus uint8
 
 const (

@@ -11,7 +11,7 @@ type Package struct {
 	Depends       []Relation //
 	Provides      []Relation //
 	Conflicts     []Relation //
-	Replaces      []Relation // whose files it may overwrite
+	Replaces      []Relation // whose place, or with apk whose files, it may take
 	Alternatives  string     // as written: "300:/usr/sbin/arptables:/usr/sbin/xtables-nft-multi, …"
 	Section       string     //
 	Essential     bool       //

@@ -32,7 +32,7 @@ func (u *Universe) Repairs(w Wish, s *Solution, suggest func(name string) []stri
 	if len(s.Problems) == 0 {
 		return nil
 	}
-	r := repairer{Universe: u, wish: w, suggest: suggest, tries: maxTries}
+	r := repairer{Universe: u, wish: w, suggest: suggest, tries: maxTries, requested: set(w.Requested), own: set(w.Default, w.Device)}
 	if len(w.Requested) > largeWish {
 		r.tries = maxTriesOfLarge
 	}
@@ -59,6 +59,9 @@ func (u *Universe) Repairs(w Wish, s *Solution, suggest func(name string) []stri
 	}
 	r.try(best)
 	for i, options := range edits {
+		if r.tries == 0 || len(r.found) == maxRepairs {
+			break
+		}
 		for _, other := range options[1:] {
 			if len(edits) > 1 && other == last[i] {
 				continue
@@ -79,6 +82,18 @@ type repairer struct {
 	tries   int
 	tried   []string // the lists tried
 	found   []imagebuilder.Repair
+
+	requested, own map[string]bool // the names in the wish: the user's, and those there by default
+}
+
+func set(lists ...[]string) map[string]bool {
+	s := map[string]bool{}
+	for _, list := range lists {
+		for _, name := range list {
+			s[name] = true
+		}
+	}
+	return s
 }
 
 // edits returns the ways to solve a problem, the likeliest first. roots are
@@ -86,7 +101,7 @@ type repairer struct {
 func (r *repairer) edits(p imagebuilder.Problem, roots []string) []edit {
 	var options []edit
 	for _, root := range r.droppable(roots) {
-		if p.Kind != imagebuilder.ProblemConflict && slices.Contains(r.wish.Requested, root) {
+		if p.Kind != imagebuilder.ProblemConflict && r.requested[root] {
 			for _, to := range r.substitutes(root, p.Nearest) {
 				options = append(options, edit{fmt.Sprintf("Ask for %s instead of %s", to, root), root, to})
 			}
@@ -94,7 +109,7 @@ func (r *repairer) edits(p imagebuilder.Problem, roots []string) []edit {
 		if len(options) >= maxEdits {
 			break
 		}
-		if slices.Contains(r.wish.Requested, root) {
+		if r.requested[root] {
 			options = append(options, edit{"Leave out " + root, root, ""})
 		} else {
 			options = append(options, edit{fmt.Sprintf("Take out %s, which is there by default", root), "", "-" + root})
@@ -110,9 +125,9 @@ func (r *repairer) droppable(roots []string) []string {
 	for _, root := range roots {
 		switch {
 		case slices.Contains(own, root) || slices.Contains(requested, root):
-		case slices.Contains(r.wish.Requested, root):
+		case r.requested[root]:
 			requested = append(requested, root)
-		case slices.Contains(r.wish.Default, root) || slices.Contains(r.wish.Device, root):
+		case r.own[root]:
 			own = append(own, root)
 		}
 	}
@@ -149,10 +164,12 @@ func (r *repairer) try(edits []edit) {
 	repair := imagebuilder.Repair{Packages: []string{}}
 	from := map[string]string{}
 	var details []string
+	made := map[edit]bool{}
 	for _, e := range edits {
-		if slices.Contains(details, e.detail+".") {
+		if made[e] {
 			continue
 		}
+		made[e] = true
 		details = append(details, e.detail+".")
 		if e.from != "" {
 			from[e.from] = e.to
@@ -164,13 +181,15 @@ func (r *repairer) try(edits []edit) {
 			repair.Remove = append(repair.Remove, e.to)
 		}
 	}
+	there := map[string]bool{}
 	for _, name := range r.wish.Requested {
 		to, changed := from[name]
 		if !changed {
 			to = name
 		}
-		if to != "" && (!changed || !slices.Contains(repair.Packages, to)) {
+		if to != "" && (!changed || !there[to]) {
 			repair.Packages = append(repair.Packages, to)
+			there[to] = true
 		}
 	}
 	for _, name := range repair.Remove {

@@ -44,6 +44,7 @@ type Universe struct {
 
 	versions func() map[string]string
 	tables   func() *opkgTables
+	apk      func() *apkTables
 }
 
 // maxVersions bounds the packages of one name that are looked at, for the
@@ -104,6 +105,7 @@ func NewUniverse(m Manager, arch string, feeds []Feed) *Universe {
 	}
 	u.versions = sync.OnceValue(u.collectVersions)
 	u.tables = sync.OnceValue(u.newOpkgTables)
+	u.apk = sync.OnceValue(func() *apkTables { return newAPKTables(arch, feeds) })
 	return u
 }
 
@@ -263,7 +265,12 @@ func (u *Universe) selected(i int32) Selected {
 }
 
 // compareVersions compares as the universe's manager does.
-func (u *Universe) compareVersions(a, b string) int { return CompareOpkg(a, b) }
+func (u *Universe) compareVersions(a, b string) int {
+	if u.manager == APK {
+		return CompareAPK(a, b)
+	}
+	return CompareOpkg(a, b)
+}
 
 // Versions returns the version of every package by its base name, as the
 // index files have it that clients read. Of packages that share one, the
@@ -333,8 +340,10 @@ type Solution struct {
 	Selected []Selected // sorted by name
 	Problems []imagebuilder.Problem
 	// Certain tells that the ImageBuilder installs exactly Selected, or
-	// fails for Problems. Where it is false Doubts say why, a sentence each,
-	// and Selected and Problems are the best guess.
+	// fails for Problems, as far as package indexes tell: they know nothing of
+	// files that two packages both hold, nor of scripts that fail. Where it is
+	// false Doubts say why, a sentence each, and Selected and Problems are the
+	// best guess.
 	Certain bool
 	Doubts  []string
 

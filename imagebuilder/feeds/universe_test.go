@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -175,6 +176,50 @@ func names(list []feeds.Selected) []string {
 		names = append(names, s.Name)
 	}
 	return names
+}
+
+func TestTheBuildersOwnPackages(t *testing.T) {
+	x := &feeds.Index{}
+	for file, want := range map[string]string{
+		"libc_1.2.4-4_mips_24kc.ipk":               "libc 1.2.4-4 mips_24kc",
+		"kernel_5.15.150-1-4de0b8a1_mips_24kc.ipk": "kernel 5.15.150-1-4de0b8a1 mips_24kc",
+		"libc_1.2.4-4_mips_24kc.apk":               "",
+		"libc_mips.ipk":                            "",
+		"../libc_1_mips.ipk":                       "",
+		"libc_1 2_mips.ipk":                        "",
+		".ipk":                                     "",
+		"":                                         "",
+	} {
+		p, ok := feeds.PackageOfFile(file)
+		if got := strings.TrimSpace(p.Name + " " + p.Version + " " + p.Architecture); got != want || ok != (want != "") {
+			t.Errorf("%q: %q, %v; want %q", file, got, ok, want)
+		}
+		if ok {
+			x.Packages = append(x.Packages, p)
+		}
+	}
+	own := feeds.Feed{Name: "builder", Index: x}
+	s := feeds.NewUniverse(feeds.Opkg, "mips_24kc", []feeds.Feed{own}).Solve(feeds.Wish{})
+	if m := s.Manifest(); !s.Certain || m["libc"] != "1.2.4-4" || m["kernel"] != "5.15.150-1-4de0b8a1" || len(m) != 2 {
+		t.Errorf("manifest %v, doubts %q", m, s.Doubts)
+	}
+}
+
+func TestAUniverseIsForSeveralAtATime(t *testing.T) {
+	u := feeds.NewUniverse(feeds.Opkg, arch, release(t))
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			w := router("luci", "luci-app-adblok")
+			s := u.Solve(w)
+			if len(s.Problems) != 1 || len(u.Repairs(w, s, nil)) == 0 || u.Versions()["luci"] == "" {
+				t.Error(problems(s))
+			}
+			u.Search("luci", 0, 10)
+			u.RequiredBy("luci-base", 10)
+		})
+	}
+	all.Wait()
 }
 
 func TestHostileFeedsTakeBoundedWork(t *testing.T) {
