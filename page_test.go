@@ -403,6 +403,9 @@ func pageWeight(t *testing.T, b *browser, base string) {
 	if all > 60_000 {
 		t.Errorf("from device to image: %.0f bytes", all)
 	}
+	for _, part := range tb.parts {
+		t.Log(part)
+	}
 }
 
 // A build goes on while its page is loaded again, and while the server is away.
