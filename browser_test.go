@@ -118,13 +118,15 @@ type tab struct {
 	base     string
 	mu       sync.Mutex
 	wrong    []string
+	urls     map[network.RequestID]string
+	parts    []string // what came, with its size
 	received float64  // bytes that came over the wire, headers included
 	harmless []string // parts of complaints that are meant to be
 }
 
 func (b *browser) tab(t testing.TB, base string, options ...step) *tab {
 	t.Helper()
-	tb := &tab{browser: b, t: t, base: base}
+	tb := &tab{browser: b, t: t, base: base, urls: map[network.RequestID]string{}}
 	opened, closeTab := chromedp.NewContext(b.ctx, chromedp.WithNewBrowserContext(), chromedp.WithListener(tb.hear))
 	if err := chromedp.Do(opened); err != nil {
 		t.Fatalf("open a tab: %v", err)
@@ -180,8 +182,13 @@ func (tb *tab) hear(event any) {
 		}
 	case *page.EventJavascriptDialogOpening:
 		tb.wrong = append(tb.wrong, "a dialog opened: "+e.Message)
+	case *network.EventResponseReceived:
+		if e.Response != nil {
+			tb.urls[e.RequestID] = e.Response.URL
+		}
 	case *network.EventLoadingFinished:
 		tb.received += e.EncodedDataLength
+		tb.parts = append(tb.parts, fmt.Sprintf("%6.0f %.70s", e.EncodedDataLength, strings.TrimPrefix(tb.urls[e.RequestID], tb.base)))
 	}
 }
 

@@ -403,6 +403,9 @@ func pageWeight(t *testing.T, b *browser, base string) {
 	if all > 60_000 {
 		t.Errorf("from device to image: %.0f bytes", all)
 	}
+	for _, part := range tb.parts {
+		t.Log(part)
+	}
 }
 
 // A build goes on while its page is loaded again, and while the server is away.
@@ -437,27 +440,21 @@ func pageSurvives(t *testing.T, b *browser) {
 // When upstream is gone the page says so, and images can still be made.
 func pageOffline(t *testing.T, b *browser) {
 	tree := httptest.NewServer(http.FileServer(http.Dir(sampleTree(t, 0))))
-	data, addr := t.TempDir(), freeAddress(t)
-	t.Cleanup(func() { _ = removeScratch(data) })
-	p := startProcess(t, addr, data, "--upstream", tree.URL)
-	built(t, p.base, "luci")
-	p.stop(t)
+	base, _ := startApplication(t, tree.URL, func(cfg *Config) { cfg.Refresh = 200 * time.Millisecond })
+	built(t, base, "luci")
 	tree.Close()
-	p = startProcess(t, addr, data, "--upstream", tree.URL)
-	defer func() { p.kill() }()
-	for range 200 {
-		if strings.Contains(get(t, p.base+"/json/v1/overview.json"), `"stale":true`) {
+	for range 1200 {
+		if strings.Contains(get(t, base+"/json/v1/overview.json"), `"stale":true`) {
 			break
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	tb := b.tab(t, p.base)
+	tb := b.tab(t, base)
 	tb.open(archerPage + "&p=luci")
 	tb.see(".banner:not([hidden])")
 	tb.look("offline")
 	tb.click(".build button")
 	tb.see("#result")
-	p.stop(t)
 }
 
 // lookPlain is look for a page without scripts, where axe cannot run.

@@ -34,7 +34,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request, ps httprouter.Pa
 	if !ok {
 		return
 	}
-	stream := &eventStream{w: w, rc: http.NewResponseController(w)}
+	stream := &eventStream{w: w, rc: http.NewResponseController(w), quiet: r.URL.Query().Has("quiet")}
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-store")
@@ -77,6 +77,8 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request, ps httprouter.Pa
 type eventStream struct {
 	w  http.ResponseWriter
 	rc *http.ResponseController
+
+	quiet bool // without the log's lines and the outcome's details, for those who pay for each byte
 }
 
 func (e *eventStream) write(b []byte) bool {
@@ -101,7 +103,13 @@ func (e *eventStream) send(name string, data []byte) bool {
 }
 
 func (e *eventStream) status(s *Server, status queueStatus) bool {
-	_, _, body := s.renderStatus(status)
+	code, _, body := s.renderStatus(status)
+	if e.quiet && code != http.StatusAccepted {
+		body = jsonBody(struct {
+			Status      int    `json:"status"`
+			RequestHash string `json:"request_hash"`
+		}{code, status.Job.Hash})
+	}
 	return e.send("status", body)
 }
 
@@ -112,7 +120,10 @@ type progressEvent struct {
 }
 
 func (e *eventStream) event(s *Server, event queue.Event) bool {
-	if event.Missed > 0 && !e.send("line", fmt.Appendf(nil, "[%d lines left out]", event.Missed)) {
+	if e.quiet && event.Kind == queue.EventLine {
+		return true
+	}
+	if event.Missed > 0 && !e.quiet && !e.send("line", fmt.Appendf(nil, "[%d lines left out]", event.Missed)) {
 		return false
 	}
 	switch event.Kind {

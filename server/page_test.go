@@ -57,3 +57,17 @@ func TestPagesAreServed(t *testing.T) {
 		}
 	}
 }
+
+// A quiet stream tells how a build goes and ends, and nothing that costs.
+func TestQuietEvents(t *testing.T) {
+	ts := start(t, nil)
+	hash := ts.post(plainBody("luci")).hash()
+	ts.await(hash)
+	loud, quiet := ts.get("/api/v1/build/"+hash+"/events"), ts.get("/api/v1/build/"+hash+"/events?quiet")
+	if !strings.Contains(string(loud.raw), `"manifest"`) {
+		t.Errorf("the whole outcome: %s", loud.raw)
+	}
+	if want := "event: status\ndata: {\"status\":200,\"request_hash\":\"" + hash + "\"}\n\n"; len(quiet.raw) == 0 || strings.ReplaceAll(string(quiet.raw), want, "") != "" { // it may say so twice
+		t.Errorf("got %q, want %q", quiet.raw, want)
+	}
+}

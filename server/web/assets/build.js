@@ -67,7 +67,12 @@ function ask(wait) {
 function follow() {
   const pending = one("#pending");
   if (!pending) return;
-  events = new EventSource(pending.dataset.events);
+  const log = one("#log");
+  events = new EventSource(pending.dataset.events + (log.open ? "" : "?quiet"));
+  log.addEventListener("toggle", () => { // its lines come only to those who look
+    events.close();
+    follow();
+  }, { once: true });
   const update = () => refresh().then(ended, () => ask(2000));
   let seen = "";
   events.addEventListener("open", () => {
