@@ -18,7 +18,7 @@ import (
 const (
 	MaxPackages  = 200_000
 	MaxRelations = 1_000_000
-	MaxIndex     = 64 << 20 // in bytes, unpacked
+	MaxIndex     = 32 << 20 // in bytes, unpacked
 )
 
 // maxOdd bounds the names that an index remembers of entries it skipped.
@@ -29,10 +29,11 @@ const maxOdd = 1000
 // bytes that are really there, and none for bytes beyond MaxIndex.
 func ReadPackages(file string, data []byte) (*Index, error) {
 	if bytes.HasPrefix(data, []byte{0x1f, 0x8b}) {
-		var err error
-		if data, err = unpack(data); err != nil {
-			return nil, &SyntaxError{File: file, Offset: int64(len(data)), Err: err}
+		text, unpacked, err := unpack(data)
+		if err != nil {
+			return nil, &SyntaxError{File: file, Offset: unpacked, Err: err}
 		}
+		data = text
 	}
 	x, err := ParsePackages(data)
 	var at *SyntaxError
@@ -42,24 +43,38 @@ func ReadPackages(file string, data []byte) (*Index, error) {
 	return x, err
 }
 
-// unpack returns the unpacked bytes, those before the fault if there is one.
-func unpack(packed []byte) ([]byte, error) {
+// unpack returns the unpacked bytes, or how many there are before the fault.
+// It reads in pieces, because a buffer that grows would take several times as
+// much.
+func unpack(packed []byte) (text []byte, unpacked int64, err error) {
+	const piece = 1 << 20
 	z, err := gzip.NewReader(bytes.NewReader(packed))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrNotIndex, err)
+		return nil, 0, fmt.Errorf("%w: %w", ErrNotIndex, err)
 	}
-	var text bytes.Buffer
-	text.Grow(min(8*len(packed), MaxIndex))
-	_, err = io.Copy(&text, io.LimitReader(z, MaxIndex+1))
-	switch {
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		return text.Bytes(), fmt.Errorf("%w: %w", ErrTruncated, err)
-	case err != nil:
-		return text.Bytes(), fmt.Errorf("unpacking: %w", err)
-	case text.Len() > MaxIndex:
-		return text.Bytes(), fmt.Errorf("more than %d bytes: %w", MaxIndex, ErrTooLarge)
+	var pieces [][]byte
+	p := make([]byte, 0, min(max(8*len(packed), 4096), piece))
+	for {
+		n, err := z.Read(p[len(p):cap(p)])
+		p = p[:len(p)+n]
+		unpacked += int64(n)
+		switch {
+		case unpacked > MaxIndex:
+			return nil, MaxIndex, fmt.Errorf("more than %d bytes: %w", MaxIndex, ErrTooLarge)
+		case err == io.EOF && pieces == nil:
+			return p, unpacked, nil
+		case err == io.EOF:
+			return bytes.Join(append(pieces, p), nil), unpacked, nil
+		case errors.Is(err, io.ErrUnexpectedEOF):
+			return nil, unpacked, fmt.Errorf("%w: %w", ErrTruncated, err)
+		case err != nil:
+			return nil, unpacked, fmt.Errorf("unpacking: %w", err)
+		}
+		if len(p) == cap(p) {
+			pieces = append(pieces, p)
+			p = make([]byte, 0, piece)
+		}
 	}
-	return text.Bytes(), nil
 }
 
 // ParsePackages reads an opkg Packages file: paragraphs of "Field: value",
