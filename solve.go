@@ -203,9 +203,7 @@ func (c *catalogue) repairs(u *feeds.Universe, w feeds.Wish, s *feeds.Solution, 
 				names = append(names, o.Name)
 			}
 		}
-		for _, n := range result.Replaced()[name] {
-			names = append(names, n)
-		}
+		names = append(names, result.Replaced()[name]...)
 		return unique(names)
 	})
 }

@@ -98,8 +98,8 @@ func VerifyADB(data []byte, keys []crypto.PublicKey) error {
 		if length < 18 || signature[0] != 0 { // another version of the format
 			continue
 		}
-		head, id := signature[:18], string(signature[2:18])
-		key, known := byID[id]
+		head := signature[:18]
+		key, known := byID[string(signature[2:18])]
 		if !known {
 			if errors.Is(verdict, ErrUnsigned) {
 				verdict = ErrUnknownKey

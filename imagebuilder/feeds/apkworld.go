@@ -5,10 +5,6 @@ import (
 	"strings"
 )
 
-// builderPins are packages that the ImageBuilder always asks for, each in the
-// version that it was made with.
-var builderPins = []string{"base-files", "libc", "kernel"}
-
 // apkWanted is one package on apk's command line.
 type apkWanted struct {
 	asked string // the name in the wish

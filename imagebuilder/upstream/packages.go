@@ -206,12 +206,6 @@ func (s *Packages) pin(key string) *heldPackage {
 	return h
 }
 
-func (s *Packages) unpin(h *heldPackage) {
-	s.mu.Lock()
-	h.pins--
-	s.mu.Unlock()
-}
-
 // forget drops a package that is damaged or gone. Whoever reads it goes on
 // reading what they have opened or linked.
 func (s *Packages) forget(h *heldPackage) {

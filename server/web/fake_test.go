@@ -16,7 +16,7 @@ import (
 )
 
 // hostile is a device's name as nobody should have to show it.
-const hostile = `<script>alert(1)</script>"'><img src=x onerror=alert(2)> {{.}} ‮`
+const hostile = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> {{.}} \u202e"
 
 // fakeAPI answers what the pages ask; "METHOD /path" to a body, or to a status
 // where the body is an int.
