@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto"
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	cdplog "github.com/chromedp/cdproto/log"
@@ -244,12 +245,43 @@ func (tb *tab) open(path string) {
 // see waits until the page has a visible element.
 func (tb *tab) see(selector string) {
 	tb.t.Helper()
-	tb.do(chromedp.WaitVisible(chromedp.CSS(selector)))
+	tb.until(fmt.Sprintf(`[...document.querySelectorAll(%s)].some(e => e.getClientRects().length > 0)`, quoted(selector)))
+}
+
+func quoted(s string) string {
+	b, err := json.Marshal(s)
+	if err != nil {
+		panic(err) // a string is always JSON
+	}
+	return string(b)
+}
+
+// again runs a step until it no longer fails for the reason that the page was
+// changed, or left, in the middle of it.
+func (tb *tab) again(s step) {
+	tb.t.Helper()
+	for {
+		err := chromedp.Do(tb.ctx, s)
+		var gone *cdproto.Error
+		if err == nil || !errors.As(err, &gone) || tb.ctx.Err() != nil {
+			tb.check(err)
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
 }
 
 func (tb *tab) click(selector string) {
 	tb.t.Helper()
-	tb.do(chromedp.ScrollIntoView(chromedp.CSS(selector)), chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
+	tb.see(selector)
+	tb.again(chromedp.Steps(chromedp.ScrollIntoView(chromedp.CSS(selector)), chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible)))
+}
+
+// choose picks from a menu, as a person does.
+func (tb *tab) choose(selector, option string) {
+	tb.t.Helper()
+	tb.see(selector)
+	tb.do(chromedp.Evaluate[chromedp.Void](fmt.Sprintf(`(() => { const menu = document.querySelector(%s); menu.value = %s; menu.dispatchEvent(new Event("change", {bubbles: true})); })()`, quoted(selector), quoted(option))))
 }
 
 func (tb *tab) typeIn(selector, text string) {
@@ -263,10 +295,21 @@ func (tb *tab) text(selector string) string {
 	return value(tb, chromedp.Text(chromedp.CSS(selector)))
 }
 
-// until waits for a condition in the page's own language.
+// until waits for a condition in the page's own language, also while one page
+// follows another.
 func (tb *tab) until(condition string) {
 	tb.t.Helper()
-	tb.do(chromedp.Poll[chromedp.Void](condition, chromedp.WithPollingTimeout(time.Minute), chromedp.WithPollingInterval(50*time.Millisecond)))
+	end := time.Now().Add(90 * time.Second)
+	for {
+		is, err := chromedp.Run(tb.ctx, chromedp.Evaluate[bool](`Boolean(`+condition+`)`))
+		if err == nil && is {
+			return
+		}
+		if tb.ctx.Err() != nil || time.Now().After(end) {
+			tb.check(fmt.Errorf("in vain for %s (%v)", condition, err))
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
 }
 
 // look takes pictures of the state at all sizes and checks what must hold in

@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/chromedp/cdproto/network"
-	"github.com/chromedp/chromedp"
 )
 
 // The pages over a link as far valleys have it: 256 kbit/s, 150 ms away. Of the
@@ -30,7 +29,7 @@ func BenchmarkPageOverASlowLink(b *testing.B) {
 		for _, p := range pages {
 			before := tb.weight()
 			tb.open(p.path)
-			tb.do(chromedp.Poll[chromedp.Void](`performance.getEntriesByName("first-contentful-paint").length && document.readyState === "complete"`))
+			tb.until(`performance.getEntriesByName("first-contentful-paint").length && document.readyState === "complete"`)
 			sums[p.name+"-paint-ms"] += eval[float64](tb, `performance.getEntriesByName("first-contentful-paint")[0].startTime`)
 			sums[p.name+"-interactive-ms"] += eval[float64](tb, `performance.getEntriesByType("navigation")[0].domContentLoadedEventEnd`)
 			sums[p.name+"-sent-B"] += tb.weight() - before

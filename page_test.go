@@ -178,13 +178,11 @@ tmux - 3.3a-1
 			t.Errorf("the upgrade does not say %q:\n%s", want, text)
 		}
 	}
-	tb.do(chromedp.SetValue(chromedp.CSS(`select[name="choice.wpad-basic-wolfssl"]`), "wpad-basic-openssl"))
-	tb.do(chromedp.Evaluate[chromedp.Void](`document.querySelector("select[data-reload]").dispatchEvent(new Event("change", {bubbles: true}))`))
+	tb.choose(`select[name="choice.wpad-basic-wolfssl"]`, "wpad-basic-openssl")
 	tb.see(`input[name=p][value=wpad-basic-openssl]`)
 	tb.see("#verdict .bad") // this release does not have it
 	tb.look("upgrade-choice")
-	tb.do(chromedp.SetValue(chromedp.CSS(`select[name="choice.wpad-basic-wolfssl"]`), "wpad-basic-mbedtls"))
-	tb.do(chromedp.Evaluate[chromedp.Void](`document.querySelector("select[data-reload]").dispatchEvent(new Event("change", {bubbles: true}))`))
+	tb.choose(`select[name="choice.wpad-basic-wolfssl"]`, "wpad-basic-mbedtls")
 	tb.see("#verdict .good")
 	tb.click(".build button")
 	tb.see("#result")
@@ -429,7 +427,7 @@ func pageSurvives(t *testing.T, b *browser) {
 	tb.see("#lost")
 	tb.look("server-lost")
 	p = startProcess(t, addr, data, "--upstream", upstream)
-	tb.do(chromedp.WaitNotVisible(chromedp.CSS("#lost")))
+	tb.until(`document.querySelector("#lost").hidden`)
 	tb.see("#result")
 	if title := value(tb, chromedp.Title()); !strings.Contains(title, "ready") {
 		t.Errorf("the title is %q", title)
