@@ -214,6 +214,10 @@ func pageFailingBuild(t *testing.T, b *browser, base string) {
 	tb.look("refused")
 	tb.click("#verdict button[name=fix]")
 	tb.see("#verdict .good")
+	tb.open(archerPage + "&p=conflict-a+conflict-b")
+	tb.click(".build button")
+	tb.click("[role=alert] button[name=fix]") // makes the repaired image
+	tb.see("#result")
 }
 
 func pageWithoutScripts(t *testing.T, b *browser, base string) {
