@@ -11,7 +11,7 @@ step() { printf '\n== %s\n' "$*"; }
 
 # command:Debian package
 needs=(make:make gcc:gcc perl:perl-base tar:tar gzip:gzip wget:wget zstd:zstd xz:xz-utils curl:curl
-       mksquashfs:squashfs-tools git:git)
+       mksquashfs:squashfs-tools git:git chromium:chromium npm:npm)
 missing=()
 for need in "${needs[@]}"; do
     command -v "${need%%:*}" >/dev/null || missing+=("${need##*:}")
@@ -54,6 +54,10 @@ for target in amd64: arm64: arm:6; do
     echo "linux/${target%%:*}: $size bytes"
     [ "$size" -lt "$limit" ] || { echo "over $limit bytes" >&2; exit 1; }
 done
+
+step "axe-core, for the browser tests"
+npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$out/axe" axe-core@4.14.1
+export ATTENDANT_AXE="$out/axe/node_modules/axe-core/axe.min.js"
 
 step "tests, race detector on"
 if ! go test -race -count=1 -timeout 12m -v ./... > "$out/tests" 2>&1; then

@@ -257,7 +257,7 @@ func (s *Server) writeLegacyDone(w http.ResponseWriter, r *http.Request, f form,
 		reply.Sysupgrade = image.Name
 	}
 	if f != form2019 {
-		sum, size, err := s.legacyChecksum(job.Hash, image.Name)
+		sum, size, err := s.legacyChecksum(job.ImagesHash(), image.Name)
 		if errors.Is(err, fs.ErrNotExist) {
 			err = imagebuilder.Errorf(imagebuilder.CodeNotFound, "The image has just made room for others. Please request it again.")
 		}

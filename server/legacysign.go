@@ -154,7 +154,7 @@ func (s *Server) legacySums(w http.ResponseWriter, r *http.Request, ps httproute
 		return true
 	}
 	if sums == nil {
-		f, err := s.o.Images.Open(job.Hash, sumsFile)
+		f, err := s.o.Images.Open(job.ImagesHash(), sumsFile)
 		if err != nil {
 			return false
 		}

@@ -74,7 +74,7 @@ func (s *Server) storeFile(w http.ResponseWriter, r *http.Request, ps httprouter
 		s.writeError(w, r, gone)
 		return
 	}
-	f, err := s.o.Images.Open(hash, name)
+	f, err := s.o.Images.Open(status.Job.ImagesHash(), name)
 	if errors.Is(err, fs.ErrNotExist) {
 		s.writeError(w, r, gone)
 		return

@@ -22,7 +22,7 @@ func (u *Universe) solveAPK(w Wish) *Solution {
 	wanted, changed := t.withSuffixes(wishes)
 	try := t.try(wanted)
 	if changed {
-		try = t.tryPlain(s, try, wishes)
+		try = t.tryPlain(s, try, wishes, w)
 	}
 	switch {
 	case try.lost:
@@ -74,14 +74,19 @@ func (t *apkTables) withBuilders(s *Solution, wishes []string) []string {
 
 // tryPlain asks as ImageBuilders before 2026 do, without suffixes, and decides
 // which answer counts.
-func (t *apkTables) tryPlain(s *Solution, try *apkTry, wishes []string) *apkTry {
-	wanted := make([]apkWanted, len(wishes))
-	for i, name := range wishes {
-		wanted[i] = apkWanted{name, name}
+func (t *apkTables) tryPlain(s *Solution, try *apkTry, wishes []string, w Wish) *apkTry {
+	plain := t.try(plainly(wishes))
+	differ := try.accepted != plain.accepted || try.accepted && !slices.Equal(try.sorted(), plain.sorted())
+	if differ || !try.accepted {
+		switch suffixed, plainly := t.defaultsAccepted(w); {
+		case suffixed && !plainly:
+			return try
+		case plainly && !suffixed:
+			return plain
+		}
 	}
-	plain := t.try(wanted)
 	switch {
-	case try.accepted != plain.accepted, try.accepted && !slices.Equal(try.sorted(), plain.sorted()):
+	case differ:
 		s.doubt("Older and newer ImageBuilders ask apk for packages with an ABI version in different ways.")
 		if try.accepted {
 			return try
@@ -91,6 +96,23 @@ func (t *apkTables) tryPlain(s *Solution, try *apkTry, wishes []string) *apkTry 
 		return try
 	}
 	return plain // its problems are told in the names that were asked for, and may be none
+}
+
+func plainly(wishes []string) []apkWanted {
+	wanted := make([]apkWanted, len(wishes))
+	for i, name := range wishes {
+		wanted[i] = apkWanted{name, name}
+	}
+	return wanted
+}
+
+// defaultsAccepted tells in which of the two ways a device's own packages can be
+// asked for. ImageBuilder and packages are made from the same sources: one that
+// could not build the device's default image is not the one that there is.
+func (t *apkTables) defaultsAccepted(w Wish) (suffixed, plain bool) {
+	wishes := t.withBuilders(&Solution{}, Wish{Default: w.Default, Device: w.Device}.Packages())
+	wanted, _ := t.withSuffixes(wishes)
+	return t.try(wanted).accepted, t.try(plainly(wishes)).accepted
 }
 
 // apkTry is one question to apk with its answer.
