@@ -155,7 +155,7 @@ func (c *catalogue) Replace(ctx context.Context, r imagebuilder.Request, g image
 		if len(changes.Choices) > 0 {
 			r.Changes = changes
 		}
-		return r, nil
+		return c.ordered(ctx, r, g)
 	}
 	for _, name := range result.Dropped() {
 		changes.Replacements[name] = []string{}
@@ -170,6 +170,15 @@ func (c *catalogue) Replace(ctx context.Context, r imagebuilder.Request, g image
 		}
 	}
 	r.Packages, r.PackagesVersions, r.Changes = result.Packages, versions, changes
+	return c.ordered(ctx, r, g)
+}
+
+func (c *catalogue) ordered(ctx context.Context, r imagebuilder.Request, g imagebuilder.Generation) (imagebuilder.Request, error) {
+	t, err := c.current(ctx, r, g)
+	if err != nil || t == nil {
+		return r, err
+	}
+	r.Packages = inOneOrder(r, t)
 	return r, nil
 }
 

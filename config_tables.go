@@ -2,6 +2,7 @@ package main
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"attendant/imagebuilder"
@@ -60,11 +61,9 @@ func (l *configLoader) takeDistribution(t *tableReader) {
 	if d.Name == "" || d.Upstream == "" {
 		return
 	}
-	for _, name := range reservedDistros {
-		if d.Name == name {
-			t.errorf("name", "%q is the distribution of the upstream setting.", d.Name)
-			return
-		}
+	if slices.Contains(reservedDistros, d.Name) {
+		t.errorf("name", "%q is the distribution of the upstream setting.", d.Name)
+		return
 	}
 	for _, other := range l.config.Distributions {
 		if other.Name == d.Name {
@@ -109,6 +108,9 @@ func (l *configLoader) takePolicy(t *tableReader) {
 		Minimum:   t.text("minimum", false, imagebuilder.ValidVersion, release),
 		Newest:    t.text("newest", false, imagebuilder.ValidVersion, release),
 	}
+	if slices.Contains(reservedDistros, p.Distro) {
+		p.Distro = imagebuilder.DefaultDistro
+	}
 	for _, other := range l.config.Policies {
 		if other.Community == p.Community && other.Distro == p.Distro {
 			t.errorf("", "there is another one for the same community and distribution.")
@@ -144,11 +146,7 @@ func (l *configLoader) validatePolicies() {
 		known = append(known, d.Name)
 	}
 	for _, p := range c.Policies {
-		found := p.Distro == ""
-		for _, name := range known {
-			found = found || p.Distro == name
-		}
-		if !found {
+		if p.Distro != "" && !slices.Contains(known, p.Distro) {
 			l.errorf(c.origins[tablePolicy], "[[policy]] distro", "there is no distribution %q.%s", p.Distro, suggestion(p.Distro, known))
 		}
 	}

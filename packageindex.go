@@ -38,7 +38,10 @@ func newIndexes() *indexes {
 
 // packages returns the packages for a target. Its error is that of upstream.
 func (c *catalogue) packages(ctx context.Context, t *upstream.Target) (*packageIndex, error) {
-	if u := t.Universe(); u != nil {
+	if u := whole(t); u != nil {
+		if len(c.feeds) > 0 { // whose packages are not among these
+			return &packageIndex{versions: u.Versions()}, nil
+		}
 		return &packageIndex{u.Versions(), u}, nil
 	}
 	if x, ok := c.indexes.byGeneration.Get(t.Generation.Digest); ok {

@@ -58,6 +58,8 @@ func (p *planner) Plan(ctx context.Context, q runner.Question) (*runner.Plan, er
 	case p.solve == nil:
 	case target.Generation.Digest != q.Job.Generation.Digest:
 		plan.Why = "the packages have changed since the request."
+	case target.Local():
+		plan.Why = "the ImageBuilder is the operator's own."
 	case q.Doubt:
 		plan.Why = "the ImageBuilder made another choice than was foreseen."
 	default:

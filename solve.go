@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -30,10 +31,36 @@ func (c *catalogue) exists(ctx context.Context, r imagebuilder.Request, g imageb
 	if err != nil || t == nil {
 		return nil, err
 	}
-	if u := t.Universe(); u != nil {
+	if u := whole(t); u != nil {
 		return u.Has, nil
 	}
 	return nil, nil
+}
+
+// whole is the packages of a target where these are all that its ImageBuilder
+// knows, else nil.
+func whole(t *upstream.Target) *feeds.Universe {
+	if t.Local() {
+		return nil
+	}
+	return t.Universe()
+}
+
+// inOneOrder returns the packages in the order that they were asked for, or
+// sorted where opkg would choose otherwise for another order: one request hash
+// stands for all orders, and for one image.
+func inOneOrder(r imagebuilder.Request, t *upstream.Target) []string {
+	u := whole(t)
+	if u == nil || u.Manager() != feeds.Opkg || len(r.Repositories) > 0 {
+		return r.Packages
+	}
+	sorted := r
+	sorted.Packages = slices.Sorted(slices.Values(r.Packages))
+	asked, canonical := u.Solve(wish(r, t)), u.Solve(wish(sorted, t))
+	if asked.Certain == canonical.Certain && maps.Equal(asked.Manifest(), canonical.Manifest()) {
+		return r.Packages
+	}
+	return sorted.Packages
 }
 
 // wish is what the image of a request shall hold.
@@ -56,7 +83,7 @@ func (c *catalogue) Impossible(ctx context.Context, r imagebuilder.Request, g im
 	if err != nil || t == nil {
 		return nil // the build will tell
 	}
-	u := t.Universe()
+	u := whole(t)
 	if u == nil {
 		return nil
 	}
@@ -82,7 +109,7 @@ func (c *catalogue) Content(ctx context.Context, r imagebuilder.Request, g image
 	if err != nil || t == nil {
 		return ""
 	}
-	u := t.Universe()
+	u := whole(t)
 	if u == nil {
 		return ""
 	}
@@ -229,6 +256,10 @@ func (c *catalogue) Solve(ctx context.Context, r imagebuilder.Request, g imagebu
 		Manifest: s.Manifest(), Packages: []server.SolvedPackage{},
 		Sizes:    server.Sizes{Download: s.Download(), Installed: s.Installed()},
 		Problems: nonNil(s.Problems), Repairs: []imagebuilder.Repair{},
+	}
+	if t.Local() {
+		solved.Certain = false
+		solved.Doubts = append(solved.Doubts, "The ImageBuilder is the operator's own and may bring packages of its own.")
 	}
 	if len(r.Repositories) > 0 {
 		solved.Certain = false

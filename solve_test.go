@@ -4,10 +4,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"attendant/imagebuilder"
 	"attendant/server"
@@ -147,5 +151,60 @@ func TestSolveCommand(t *testing.T) {
 	code, _, errs := runAttendant(t, nil, "solve", "--server", p.base, "--version", "1.1", "--target", "ath79/generic", "--profile", "x")
 	if code != exitFailure || !strings.Contains(errs, "Unsupported branch: 1.1") {
 		t.Errorf("code %d\n%s", code, errs)
+	}
+}
+
+// Of packages that only the operator's own ImageBuilder may have, nothing is
+// certain: it decides.
+func TestOwnImageBuilderDecides(t *testing.T) {
+	p := startConfigured(t, fmt.Sprintf(`
+[[imagebuilder]]
+version = "24.10.4"
+target = "ath79/generic"
+path = %q
+`, filepath.Join(sampleTree(t, 0), "releases/24.10.4/targets/ath79/generic/openwrt-imagebuilder-24.10.4-ath79-generic.Linux-x86_64.tar.zst")))
+	request := `{"version":"24.10.4",` + archerC7 + `,"packages":["lucy"]}`
+	reply, err := ask(http.MethodPost, p.base+"/api/v1/build", request)
+	if err != nil || reply.HTTP != http.StatusAccepted {
+		t.Fatalf("refused before the ImageBuilder was asked: %+v, %v", reply, err)
+	}
+	if reply = awaitBuild(t, p.base, reply.RequestHash); reply.Code != "package_missing" {
+		t.Errorf("got %+v", reply)
+	}
+	if _, body := post(t, p.base+"/api/v1/solve", request); !strings.Contains(body, `"possible":true`) || !strings.Contains(body, "operator's own") {
+		t.Errorf("got %s", body)
+	}
+}
+
+// A request hash stands for all orders of its packages, so all of them must come
+// to one image.
+func TestOrderOfPackagesChangesNothing(t *testing.T) {
+	p := startConfigured(t, "")
+	names := strings.Fields("luci tmux needs-mta mta-big mta-small libustream-openssl dnsmasq-full -dnsmasq -libustream-mbedtls vim vim-full nano curl wpad-mbedtls -wpad-basic-mbedtls conflict-a babeld")
+	solve := func(packages []string) (hash string, m imagebuilder.Manifest) {
+		list, err := json.Marshal(packages)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, body := post(t, p.base+"/api/v1/solve", `{"version":"24.10.4",`+archerC7+`,"packages":`+string(list)+`}`)
+		var s server.Solved
+		if err := json.Unmarshal([]byte(body), &s); err != nil {
+			t.Fatal(err)
+		}
+		return s.RequestHash, s.Manifest
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 60 {
+		rng.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+		set := slices.Clone(names[:2+rng.IntN(5)])
+		hash, manifest := solve(set)
+		rng.Shuffle(len(set), func(i, j int) { set[i], set[j] = set[j], set[i] })
+		other, again := solve(set)
+		if hash != other {
+			t.Fatalf("%q: two hashes", set)
+		}
+		if diff := cmp.Diff(manifest, again); diff != "" {
+			t.Errorf("%q: %s", set, diff)
+		}
 	}
 }

@@ -55,7 +55,7 @@ func (c *catalogue) Upgrade(ctx context.Context, q server.UpgradeQuestion) (*ser
 			return upgrade, err
 		}
 	}
-	if refusal != nil && !c.existed(ctx, q) {
+	if refusal != nil && (q.ToVersion != "" || !c.existed(ctx, q)) {
 		return nil, refusal
 	}
 	return nil, nil
@@ -274,13 +274,14 @@ func (c *catalogue) upgradeTo(ctx context.Context, q server.UpgradeQuestion, to 
 		Missing: map[string][]string{}, Problems: []imagebuilder.Problem{}, Repairs: []imagebuilder.Repair{},
 	}
 	selection := c.describe(u, q, index, result)
+	certain := false // that what is wrong with the request keeps it from being built
 	if at.Profile != "" {
 		request := imagebuilder.Request{
 			Distro: c.name, Version: to.version, VersionCode: revision, Target: at.Target, Profile: at.Profile,
 			Packages: selection, DiffPackages: q.DiffPackages, Filesystem: q.Filesystem, Client: q.Client,
 		}.Normalize()
 		u.Request = &request
-		c.foresee(u, index.universe, at.target)
+		certain = c.foresee(u, index.universe, at.target)
 	}
 	if to.reason == server.ReasonPackages {
 		maps.DeleteFunc(u.Upgrades, func(_ string, v [2]string) bool { return !index.newer(v[1], v[0]) })
@@ -288,7 +289,7 @@ func (c *catalogue) upgradeTo(ctx context.Context, q server.UpgradeQuestion, to 
 			return nil, nil
 		}
 	}
-	u.Detail = headline(u)
+	u.Detail = headline(u, certain)
 	return u, nil
 }
 
@@ -367,11 +368,12 @@ func whyOf(o replacements.Outcome) string {
 // nearestFor is for how many unknown packages similar names are looked for.
 const nearestFor = 20
 
-// foresee tells what keeps the upgrade's request from being built, and leaves
-// out of the new versions what will not be in the image.
-func (c *catalogue) foresee(u *server.Upgrade, universe *feeds.Universe, t *upstream.Target) {
+// foresee tells what keeps the upgrade's request from being built, and whether
+// that is certain, and leaves out of the new versions what will not be in the
+// image.
+func (c *catalogue) foresee(u *server.Upgrade, universe *feeds.Universe, t *upstream.Target) (certain bool) {
 	if universe == nil {
-		return
+		return false
 	}
 	w := wish(*u.Request, t)
 	s := universe.Solve(w)
@@ -382,6 +384,7 @@ func (c *catalogue) foresee(u *server.Upgrade, universe *feeds.Universe, t *upst
 		manifest := s.Manifest()
 		maps.DeleteFunc(u.Upgrades, func(name string, _ [2]string) bool { return manifest[name] == "" })
 	}
+	return s.Certain
 }
 
 func choicesOf(result *replacements.Result) imagebuilder.Choices {
@@ -404,7 +407,7 @@ func revisionIsNewer(installed, offered string) (newer, known bool) {
 }
 
 // headline says in a sentence or two what an upgrade brings.
-func headline(u *server.Upgrade) string {
+func headline(u *server.Upgrade, certain bool) string {
 	var b strings.Builder
 	b.WriteString(u.ReasonDetail)
 	count := func(n int, one, many string) {
@@ -421,7 +424,11 @@ func headline(u *server.Upgrade) string {
 	count(len(u.Missing), "One is in no feed: the image cannot be built with it.", "%d are in no feed: the image cannot be built with them.")
 	for _, p := range u.Problems {
 		if p.Kind != imagebuilder.ProblemMissing {
-			b.WriteString(" It cannot be built as it stands: " + p.Detail)
+			if certain {
+				b.WriteString(" It cannot be built as it stands: " + p.Detail)
+			} else {
+				b.WriteString(" It can perhaps not be built as it stands: " + p.Detail)
+			}
 			break
 		}
 	}

@@ -207,11 +207,28 @@ func TestAnotherDistributionByItsAddress(t *testing.T) {
 name = "Mesh"
 upstream = "UPSTREAM"
 keys = %q
+[[distribution]]
+name = "lime"
+upstream = "UPSTREAM"
+  [[distribution.feed]]
+  name = "lime"
+  url = "UPSTREAM/no-such-feed/{branch}/{arch}"
 [[policy]]
 distro = "mesh"
 offer = ["24.10.3"]
+[[policy]]
+distro = "LEDE"
+hold_back = ["24.10.4"]
 `, filepath.Join(sampleTree(t, 0), "keys")))
 	const body = `"target":"ath79/generic","profile":"tplink_archer-c7-v5","packages":["tmux"]}`
+	if status, body := post(t, p.base+"/api/v1/upgrade-check", `{"version":"24.10.3",`+body); status != 204 {
+		t.Errorf("a policy for LEDE is one for OpenWrt: %d %s", status, body)
+	}
+	status, check := post(t, p.base+"/d/lime/api/v1/upgrade-check",
+		`{"version":"23.05.5","target":"ath79/generic","board_name":"tplink,archer-c7-v5","packages":["lime-system"]}`)
+	if status != 200 || strings.Contains(check, "cannot be built") || !strings.Contains(check, `"missing":{}`) {
+		t.Errorf("of packages that are in the distribution's own feed: %d %s", status, check)
+	}
 	first := await(t, p.base, `{"version":"24.10.3",`+body)
 	mesh := await(t, p.base+"/d/mesh", `{"version":"24.10.3",`+body)
 	named := await(t, p.base, `{"distro":"Mesh","version":"24.10.3",`+body)

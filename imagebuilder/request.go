@@ -306,7 +306,8 @@ const hashVersion = "attendant request 1"
 // Hash returns the request hash: SHA-256, in hex, of everything that can
 // change the image: the request's parts, each named and length-delimited, and
 // the digest of the generation that it is built with. The order of packages
-// does not matter, and neither does who asks. r must be normalized and its
+// does not matter: where opkg would choose otherwise for another one, the server
+// has put them in one order. Neither does who asks. r must be normalized and its
 // profile resolved to an id.
 func (r Request) Hash(generation string) string {
 	h := sha256.New()

@@ -50,7 +50,7 @@ func (s *Server) submit(r *http.Request, a *asked) (queueStatus, error) {
 	if err != nil {
 		return queueStatus{}, err
 	}
-	final, err := a.final(r.Context(), c, resolved, generation)
+	final, err := a.final(r.Context(), c, resolved, generation, s.o.Now())
 	if err != nil {
 		return queueStatus{}, err
 	}
@@ -118,18 +118,25 @@ type final struct {
 }
 
 // final returns what is to be built for the resolved request.
-func (a *asked) final(ctx context.Context, c Catalogue, resolved imagebuilder.Request, g imagebuilder.Generation) (*final, error) {
+func (a *asked) final(ctx context.Context, c Catalogue, resolved imagebuilder.Request, g imagebuilder.Generation, now time.Time) (*final, error) {
 	tables := c.Tables()
+	generation := g.Digest
+	if len(resolved.Repositories) > 0 {
+		// These feeds are in no generation. What they hold is looked at anew
+		// every day: an image with a package that has been mended since then
+		// is not what is asked for.
+		generation += now.UTC().Format(" feeds of 2006-01-02")
+	}
 	last := a.last.Load()
-	if last != nil && last.catalogue == c && last.profile == resolved.Profile && last.generation == g.Digest && last.tables == tables {
+	if last != nil && last.catalogue == c && last.profile == resolved.Profile && last.generation == generation && last.tables == tables {
 		return last, nil
 	}
 	request, err := c.Replace(ctx, resolved, g)
 	if err != nil {
 		return nil, err
 	}
-	f := &final{request: request, catalogue: c, profile: resolved.Profile, generation: g.Digest, tables: tables}
-	f.hash = f.request.Hash(g.Digest)
+	f := &final{request: request, catalogue: c, profile: resolved.Profile, generation: generation, tables: tables}
+	f.hash = f.request.Hash(generation)
 	f.refusal = c.Impossible(ctx, f.request, g)
 	a.last.Store(f)
 	return f, nil

@@ -5,7 +5,9 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"attendant/imagebuilder"
 )
@@ -328,5 +330,24 @@ func TestUnknownHash(t *testing.T) {
 	}
 	if a := ts.do(http.MethodPost, "/api/v1/build/0222f0cd9290", ""); a.status != 405 || a.json["status"] != 405.0 || a.header.Get("Allow") == "" {
 		t.Errorf("POST: %d %s", a.status, a.raw)
+	}
+}
+
+// What a request's own feeds hold is in no generation: they are looked at anew
+// every day.
+func TestFeedsOfARequestAreLookedAtEveryDay(t *testing.T) {
+	now := time.Date(2026, 1, 31, 23, 59, 0, 0, time.UTC)
+	var hours atomic.Int64
+	ts := start(t, func(o *Options) {
+		o.Now = func() time.Time { return now.Add(time.Duration(hours.Load()) * time.Hour) }
+	})
+	feeds := strings.TrimSuffix(plainBody("luci"), "}") + `,"repositories":{"mesh":"https://feeds.example/allowed/mesh"}}`
+	plain, today := ts.post(plainBody("luci")).hash(), ts.post(feeds).hash()
+	if again := ts.post(feeds).hash(); again != today || today == plain {
+		t.Errorf("the same day: %s and %s; without feeds %s", today, again, plain)
+	}
+	hours.Store(1)
+	if ts.post(feeds).hash() == today || ts.post(plainBody("luci")).hash() != plain {
+		t.Error("the day changes the wrong one")
 	}
 }

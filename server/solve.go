@@ -137,7 +137,7 @@ func (s *Server) solved(r *http.Request, a *asked) (*Solved, error) {
 	if err != nil {
 		return nil, err
 	}
-	final, err := a.final(r.Context(), c, resolved, generation)
+	final, err := a.final(r.Context(), c, resolved, generation, s.o.Now())
 	if err != nil {
 		return nil, err
 	}

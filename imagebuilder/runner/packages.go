@@ -40,7 +40,7 @@ func checkPackageNames(names []string) *imagebuilder.Error {
 // of the packages in requested.
 func checkVersions(m imagebuilder.Manifest, versions imagebuilder.Pairs, requested []string) *imagebuilder.Error {
 	for _, pv := range versions {
-		if strings.HasPrefix(pv.Name, "-") || !slices.Contains(requested, pv.Name) {
+		if pv.Value == "" || strings.HasPrefix(pv.Name, "-") || !slices.Contains(requested, pv.Name) {
 			continue
 		}
 		name, ok := findPackage(m, pv.Name)

@@ -144,6 +144,7 @@ func TestCheckVersions(t *testing.T) {
 		{"libgadget2-0", "3", ""},
 		{"kernel", "6.6.1", ""},
 		{"-gone", "1", ""},
+		{"test1", "", ""},
 		{"test1", "0.0", "Error: Impossible package selection: test1 version not as requested: 0.0 vs. 1.0"},
 		{"test1-1", "0.0", "Error: Impossible package selection: test1-1 version not as requested: 0.0 vs. 1.0"},
 		{"test2", "1.0", "Error: Impossible package selection: test2 not in manifest"},

@@ -150,6 +150,10 @@ func (c *core) inForce(a *archIndex) imagebuilder.Generation {
 	return g.Generation
 }
 
+// Local tells that the target's ImageBuilder is an archive of the operator's own,
+// which may bring packages and feeds that upstream does not have.
+func (t *Target) Local() bool { return t.core.local != "" }
+
 // Profile finds the profile that answers to name; see ProfilesJSON.Resolve.
 func (t *Target) Profile(name string) (id string, p *Profile, err error) {
 	p, err = t.Profiles.Resolve(name)
