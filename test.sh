@@ -60,7 +60,7 @@ npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$out/axe" a
 export ATTENDANT_AXE="$out/axe/node_modules/axe-core/axe.min.js"
 
 step "tests, race detector on"
-if ! go test -race -count=1 -timeout 12m -v ./... > "$out/tests" 2>&1; then
+if ! go test -race -count=1 -timeout 14m -v ./... > "$out/tests" 2>&1; then
     grep -vE '^(=== |[[:space:]]*--- PASS|PASS$)' "$out/tests"
     exit 1
 fi
@@ -75,7 +75,7 @@ fi
 # is none, and the target is run again.
 fuzz() {
     for try in 1 2 3; do
-        if go test "$1" -run '^$' -fuzz "^$2\$" -fuzztime "$FUZZTIME" > "$out/fuzz" 2>&1; then
+        if go test "$1" -run '^$' -fuzz "^$2\$" -fuzztime "$FUZZTIME" -fuzzminimizetime 5x > "$out/fuzz" 2>&1; then
             echo "$2: $(tail -n 1 "$out/fuzz")"
             return
         fi
@@ -87,7 +87,7 @@ fuzz() {
     return 1
 }
 
-step "fuzz targets, ${FUZZTIME:=5s} each"
+step "fuzz targets, ${FUZZTIME:=2s} each"
 for package in $(go list ./...); do
     dir=${package/#attendant/.}
     for target in $(grep -hos 'func Fuzz[A-Za-z0-9_]*' "$dir"/*_test.go | sed 's/func //'); do
