@@ -20,10 +20,17 @@ function keep(value) {
 
 const headers = () => ({ Authorization: `Bearer ${token}` });
 
+/** Says what came of something; in English where the server says it. */
+function say(text, bad = false) {
+  told.lang = bad ? "en" : document.documentElement.lang;
+  told.classList.toggle("bad", bad);
+  told.textContent = text;
+}
+
 /** Asks for the token, below what was refused. */
 function ask(why = "") {
   live.textContent = "";
-  told.textContent = "";
+  say("");
   refusal.innerHTML = why;
   form.hidden = false;
 }
@@ -40,9 +47,15 @@ function put(text) {
   if (inside) (document.getElementById(at.id) || told).focus({ preventScroll: true });
 }
 
-let asking = 0;
+/** Tells whether the operator is in the middle of something that a renewal would disturb. */
+function occupied() {
+  const at = document.activeElement;
+  return acting || one(".sure:not([hidden])") || !getSelection().isCollapsed || live.contains(at) && !at.id;
+}
 
-async function show() {
+let asking = 0, acting = false;
+
+async function show(quiet = false) {
   const mine = ++asking, sent = token;
   let reply, text;
   try {
@@ -52,6 +65,11 @@ async function show() {
     return; // the banner says it
   }
   if (mine !== asking || sent !== token) return; // something newer is under way, or the operator has gone
+  if (reply.status >= 500) {
+    lost(true); // what was shown stays, and is asked for again
+    return;
+  }
+  if (quiet && occupied()) return;
   if (reply.ok) {
     form.hidden = true;
     refusal.textContent = "";
@@ -67,34 +85,33 @@ async function show() {
   }
 }
 
+async function open() {
+  say(admin.dataset.busy);
+  await show();
+  say("");
+}
+
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   keep(field.value.trim().replace(/[^!-~]/g, "?")); // others cannot be sent, and no token has them
   refusal.textContent = "";
-  told.textContent = admin.dataset.busy;
-  await show();
-  if (told.textContent === admin.dataset.busy) told.textContent = "";
+  await open();
   if (!form.hidden) return;
   field.value = "";
   one("#sync").focus();
 });
 
-let acting = false;
-
 async function act(button) {
   if (acting) return;
   acting = true;
-  told.textContent = admin.dataset.busy;
+  say(admin.dataset.busy);
   try {
     const reply = await fetch(admin.dataset.api + button.dataset.do, { method: "POST", headers: headers() });
     lost(false);
     const body = await reply.json();
-    if (reply.ok) told.lang = document.documentElement.lang;
-    else told.lang = "en";
-    told.textContent = reply.ok ? button.dataset.done.replace("{n}", body.documents) : body.detail;
-    told.classList.toggle("bad", !reply.ok);
+    say(reply.ok ? button.dataset.done.replace("{n}", body.documents) : body.detail, !reply.ok);
   } catch {
-    told.textContent = "";
+    say("");
     lost(true);
   } finally {
     acting = false;
@@ -127,11 +144,10 @@ live.addEventListener("keydown", (event) => {
 });
 
 setInterval(() => {
-  if (!token || document.hidden || acting || one(".sure:not([hidden])") || !getSelection().isCollapsed) return;
-  show();
+  if (token && form.hidden && !document.hidden && !occupied()) show(true);
 }, 10000);
 
 if (token) {
   form.hidden = true;
-  show();
+  open();
 }
