@@ -11,6 +11,7 @@ import (
 	"github.com/julienschmidt/httprouter"
 
 	"attendant/imagebuilder"
+	"attendant/store/images"
 )
 
 // Operator is what the operator can see and do beside the server's own work.
@@ -63,6 +64,7 @@ type TableError struct {
 // Bounds of the operator's view.
 const (
 	maxAdminPinned    = 500
+	maxAdminImages    = 200 // the last used ones
 	maxAdminDocuments = 1000
 	maxAdminErrors    = 200
 	maxAdminDetail    = 500 // bytes
@@ -72,9 +74,9 @@ const (
 const adminPath = "/api/v1/admin/"
 
 // isAdminPath tells whether a path, folded or not, leads to the operator's
-// addresses.
+// addresses or page.
 func isAdminPath(path string) bool {
-	return strings.Contains(path, "admin") && strings.Contains(foldSlashes(path)+"/", adminPath)
+	return strings.Contains(path, "admin") && strings.Contains(foldSlashes(path)+"/", "/admin/")
 }
 
 type (
@@ -83,7 +85,7 @@ type (
 		Detail    string `json:"detail"`
 		Documents *int   `json:"documents,omitempty"`
 	}
-	adminPinned struct {
+	adminImage struct {
 		Hash        string    `json:"hash"`
 		Version     string    `json:"version,omitempty"`
 		Target      string    `json:"target,omitempty"`
@@ -92,12 +94,17 @@ type (
 		Finished    time.Time `json:"finished,omitzero"`
 		AgeSeconds  int64     `json:"age_seconds"`
 		IdleSeconds int64     `json:"idle_seconds"` // since the last use
+		Pinned      bool      `json:"pinned"`
+		Secret      bool      `json:"secret,omitempty"` // with a first-boot script: cannot be pinned
 	}
 	adminState struct {
 		Status        int                 `json:"status"`
 		Version       string              `json:"version"`
 		Jobs          []ControlJob        `json:"jobs"`
-		Pinned        []adminPinned       `json:"pinned"`
+		Images        []adminImage        `json:"images"` // the last used ones
+		ImageCount    int                 `json:"image_count"`
+		ImageBytes    int64               `json:"image_bytes"`
+		Pinned        []adminImage        `json:"pinned"`
 		PinnedBytes   int64               `json:"pinned_bytes"`
 		ImageBudget   int64               `json:"image_budget"`
 		Replacements  []TableError        `json:"replacements"` // what is wrong
@@ -218,20 +225,32 @@ func (s *Server) adminSync(w http.ResponseWriter, _ *http.Request, _ httprouter.
 	}))
 }
 
-func (s *Server) adminState(w http.ResponseWriter, _ *http.Request, _ httprouter.Params) {
-	usage := s.o.Images.Usage()
-	state := adminState{
-		Status: http.StatusOK, Version: s.o.Version, Jobs: s.jobs(), Pinned: []adminPinned{}, PinnedBytes: usage.Pinned, ImageBudget: usage.Budget,
-		Replacements: []TableError{}, Policies: []any{}, Distributions: []DistributionState{}, Documents: []DocumentState{}, Warnings: []Warning{},
-	}
-	pinned := s.o.Images.Pinned()
-	for _, set := range pinned[:min(len(pinned), maxAdminPinned)] {
-		one := adminPinned{Hash: set.Hash, Bytes: set.Bytes, AgeSeconds: int64(set.Age / time.Second), IdleSeconds: int64(set.Idle / time.Second)}
+// images says of kept sets what they are for.
+func (s *Server) images(sets []images.KeptSet) []adminImage {
+	list := make([]adminImage, 0, len(sets))
+	for _, set := range sets {
+		one := adminImage{
+			Hash: set.Hash, Bytes: set.Bytes, AgeSeconds: int64(set.Age / time.Second), IdleSeconds: int64(set.Idle / time.Second),
+			Pinned: set.Pinned, Secret: set.Secret,
+		}
 		if past, ok := s.o.Queue.Summary(set.Hash); ok {
 			one.Version, one.Target, one.Profile, one.Finished = past.Version, past.Target, past.Profile, past.FinishedAt
 		}
-		state.Pinned = append(state.Pinned, one)
+		list = append(list, one)
 	}
+	return list
+}
+
+func (s *Server) adminState(w http.ResponseWriter, _ *http.Request, _ httprouter.Params) {
+	usage := s.o.Images.Usage()
+	state := adminState{
+		Status: http.StatusOK, Version: s.o.Version, Jobs: s.jobs(),
+		Images: s.images(s.o.Images.Kept(maxAdminImages)), ImageCount: usage.Sets, ImageBytes: usage.Used,
+		PinnedBytes: usage.Pinned, ImageBudget: usage.Budget,
+		Replacements: []TableError{}, Policies: []any{}, Distributions: []DistributionState{}, Documents: []DocumentState{}, Warnings: []Warning{},
+	}
+	pinned := s.o.Images.Pinned()
+	state.Pinned = s.images(pinned[:min(len(pinned), maxAdminPinned)])
 	if around := s.o.Surroundings; around != nil {
 		state.Warnings = nonNil(around.Warnings())
 	}

@@ -159,6 +159,10 @@ func TestOperatorPinsEvictsAndCancels(t *testing.T) {
 	if len(pinned) != 1 || pinned[0].(map[string]any)["hash"] != done || pinned[0].(map[string]any)["profile"] != "tplink_archer-c7-v5" {
 		t.Errorf("state: %s", a.raw)
 	}
+	images, _ := a.json["images"].([]any)
+	if len(images) != 1 || images[0].(map[string]any)["pinned"] != true || images[0].(map[string]any)["bytes"] != pinned[0].(map[string]any)["bytes"] || a.json["image_count"] != 1.0 {
+		t.Errorf("images: %s", a.raw)
+	}
 	var jobs []ControlJob
 	var replacements []TableError
 	var documents []DocumentState

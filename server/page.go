@@ -14,6 +14,7 @@ import (
 func (s *Server) pages(r *httprouter.Router, api http.Handler) {
 	site := web.New(web.Options{
 		API:     api,
+		Admin:   s.guard != nil,
 		Version: s.o.Version, PublicURL: s.o.PublicURL, Now: s.o.Now,
 		Prefix: func(r *http.Request) string {
 			if name := distributionName(r); name != "" {

@@ -2,6 +2,8 @@ package server
 
 import (
 	"encoding/json"
+	"io"
+	"net/http"
 	"strings"
 	"testing"
 )
@@ -54,6 +56,45 @@ func TestPagesAreServed(t *testing.T) {
 		}
 		if policy := a.header.Get("Content-Security-Policy"); status == 200 && (!strings.Contains(policy, "script-src 'self'") || strings.Contains(policy, "unsafe")) {
 			t.Errorf("%s: policy %q", path, policy)
+		}
+	}
+}
+
+// The operator's page is there where there is a token, and no page of another
+// server may read it.
+func TestAdminPageIsServed(t *testing.T) {
+	if a := start(t, nil).get("/admin"); a.status != 404 || !strings.Contains(string(a.raw), "admin_token_file") {
+		t.Errorf("without a token: %d %s", a.status, a.raw)
+	}
+	ts := start(t, func(o *Options) { o.AdminToken, o.Operator = testToken, &stubOperator{} })
+	for _, tt := range []struct {
+		path    string
+		headers []string
+		status  int
+		want    string
+	}{
+		{"/admin", nil, 200, `type="password"`},
+		{"//admin/?part=live", withToken(testToken), 200, "openwrt/24.10.yaml, line 3"},
+		{"/d/openwrt/admin?part=live", withToken(testToken), 200, `data-do="sync"`},
+		{"/admin?part=live", withToken("another"), 401, "not this server"},
+		{"/admin?part=live&token=" + testToken, nil, 401, "not this server"},
+		{"/admin?part=live", append([]string{"Sec-Fetch-Site", "cross-site"}, withToken(testToken)...), 403, "own pages"},
+	} {
+		r, err := http.NewRequest(http.MethodGet, ts.base+tt.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := 0; i+1 < len(tt.headers); i += 2 {
+			r.Header.Set(tt.headers[i], tt.headers[i+1])
+		}
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != tt.status || !strings.Contains(string(body), tt.want) || resp.Header.Get("Access-Control-Allow-Origin") != "" {
+			t.Errorf("%s: %d %v %v\n%s", tt.path, resp.StatusCode, resp.Header, err, body)
 		}
 	}
 }

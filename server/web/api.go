@@ -156,6 +156,9 @@ func (r *reply) Write(b []byte) (int, error) {
 	return r.body.Write(b)
 }
 
+// toldOn are the headers of a browser that the operator's addresses go by.
+var toldOn = []string{"Authorization", "Origin", "Sec-Fetch-Site"}
+
 // call asks the API as the browser behind from would: it tells routers the
 // address that they already use. An answer of 204 leaves into alone and is
 // told by found.
@@ -171,6 +174,11 @@ func (s *Site) call(ctx context.Context, from *http.Request, method, address str
 		return false, fmt.Errorf("ask %s: %w", address, err)
 	}
 	req.Host, req.RemoteAddr, req.TLS = from.Host, from.RemoteAddr, from.TLS
+	for _, name := range toldOn {
+		if values := from.Header.Values(name); len(values) > 0 {
+			req.Header[name] = values
+		}
+	}
 	got := &reply{header: http.Header{}}
 	s.o.API.ServeHTTP(got, req)
 	switch {
@@ -182,10 +190,11 @@ func (s *Site) call(ctx context.Context, from *http.Request, method, address str
 		}
 		return true, nil
 	}
-	e := &apiError{Status: got.status}
+	e := &apiError{}
 	if json.Unmarshal(got.body.Bytes(), e) != nil || e.Detail == "" {
 		e.Detail = strings.TrimSpace(got.body.String())
 	}
+	e.Status = got.status
 	if e.Status == 0 {
 		e.Status = http.StatusServiceUnavailable
 	}

@@ -75,10 +75,14 @@ var clock = time.Date(2026, 1, 2, 6, 4, 5, 0, time.UTC)
 
 // site is a site on a fake API, with builds by hash.
 func site(f http.Handler, builds map[string]Build) http.Handler {
-	s := New(Options{API: f, Version: "1.2", Now: func() time.Time { return clock }, Build: func(hash string) (Build, bool) {
+	return siteOf(Options{API: f, Version: "1.2", Now: func() time.Time { return clock }, Build: func(hash string) (Build, bool) {
 		b, ok := builds[hash]
 		return b, ok
 	}})
+}
+
+func siteOf(o Options) http.Handler {
+	s := New(o)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for _, route := range s.Routes() {
 			prefix, _, parameter := strings.Cut(route.Path, ":")

@@ -23,7 +23,7 @@ type templates struct {
 	pages map[string]*template.Template
 }
 
-var pageNames = []string{"start", "device", "build", "packages", "status", "error"}
+var pageNames = []string{"start", "device", "build", "packages", "status", "admin", "error"}
 
 func loadTemplates(a *assets) *templates {
 	functions := template.FuncMap{"asset": a.url, "icon": func() template.HTML { return logo }}
@@ -55,6 +55,7 @@ type page struct {
 	Home      string // the site's address for routers
 	Path      string // of this page, with its query but the language
 	Base      string // begins the addresses of the distribution
+	Admin     bool   // there is a page for the operator
 	Data      any
 
 	all []*language
@@ -137,7 +138,7 @@ func withQuery(address, name, value string) string {
 // newPage begins a page; self is its address for those who come by a link.
 func (s *Site) newPage(r *http.Request, section, self string) *page {
 	l, chosen := s.language(r)
-	p := &page{language: l, all: s.languageList(), Chosen: chosen, Version: s.o.Version, Base: s.o.Prefix(r), Section: section}
+	p := &page{language: l, all: s.languageList(), Chosen: chosen, Version: s.o.Version, Base: s.o.Prefix(r), Section: section, Admin: s.o.Admin}
 	p.Home = s.absolute(r, p.Base)
 	p.at(self)
 	return p

@@ -52,6 +52,7 @@ type statusDay struct {
 type statusPage struct {
 	*statusReply
 	Unknown  bool
+	Saved    string // building time
 	Offered  []offeredBranch
 	Requests chart
 	Builds   chart
@@ -81,6 +82,10 @@ func (s *Site) status(w http.ResponseWriter, r *http.Request, _ string) {
 		}
 	} else {
 		p.Notice = p.T("notice.nothing")
+	}
+	d.Saved = p.T("unit.seconds", "n", 0) // a span that is not nothing has at least 1 s
+	if d.Cache.SecondsSaved > 0 {
+		d.Saved = p.Whole(d.Cache.SecondsSaved)
 	}
 	d.Requests = newChart(d.Days, func(day statusDay) (int64, int64) { return day.Requests, day.Hits })
 	d.Builds = newChart(d.Days, func(day statusDay) (int64, int64) { return day.Builds + day.Failures, day.Failures })

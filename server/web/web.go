@@ -21,6 +21,8 @@ type Options struct {
 	API http.Handler
 	// Build finds a build by its request hash.
 	Build func(hash string) (Build, bool)
+	// Admin tells whether the operator can administer the server by the page.
+	Admin bool
 	// Version is attendant's.
 	Version string
 	// PublicURL is where people reach this server, without a final slash; ""
@@ -77,6 +79,7 @@ func (s *Site) Routes() []Route {
 		{http.MethodGet, "/build/:hash", s.build},
 		{http.MethodGet, "/packages", s.packages},
 		{http.MethodGet, "/status", s.status},
+		{http.MethodGet, "/admin", s.admin},
 		{http.MethodGet, "/assets/:file", s.asset},
 	}
 }

@@ -80,29 +80,48 @@ func (c *Cache) mayPin(e *entry) *imagebuilder.Error {
 	return nil
 }
 
-// PinnedSet is a set that is pinned.
-type PinnedSet struct {
-	Hash  string
-	Bytes int64         // on disk
-	Age   time.Duration // since it was completed, to the second; from before a restart as the clock tells it
-	Idle  time.Duration // since its last use
+// KeptSet is a set as the operator sees it.
+type KeptSet struct {
+	Hash   string
+	Bytes  int64         // on disk
+	Age    time.Duration // since it was completed, to the second; from before a restart as the clock tells it
+	Idle   time.Duration // since its last use
+	Pinned bool
+	Secret bool // with a first-boot script: it cannot be pinned
+}
+
+// Kept returns at most n sets, the most recently used first. Looking at them
+// is no use of them.
+func (c *Cache) Kept(n int) []KeptSet {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.clock()
+	sets := make([]KeptSet, 0, max(0, min(n, c.index.len())))
+	for i := c.index.last; i != none && len(sets) < n; i = c.index.entries[i].prev {
+		sets = append(sets, c.index.entries[i].kept(now))
+	}
+	return sets
+}
+
+func (e *entry) kept(now int32) KeptSet {
+	return KeptSet{
+		Hash: e.key.String(), Bytes: e.disk(), Pinned: e.pinned, Secret: e.secret,
+		Age: time.Duration(now-e.done) * time.Second, Idle: time.Duration(now-e.used) * time.Second,
+	}
 }
 
 // Pinned returns the pinned sets, the most recently used first.
-func (c *Cache) Pinned() []PinnedSet {
+func (c *Cache) Pinned() []KeptSet {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.index.pinnedSets == 0 {
 		return nil
 	}
 	now := c.clock()
-	sets := make([]PinnedSet, 0, c.index.pinnedSets)
+	sets := make([]KeptSet, 0, c.index.pinnedSets)
 	for i := c.index.first; i != none; i = c.index.entries[i].next {
 		if e := &c.index.entries[i]; e.pinned {
-			sets = append(sets, PinnedSet{
-				Hash: e.key.String(), Bytes: e.disk(),
-				Age: time.Duration(now-e.done) * time.Second, Idle: time.Duration(now-e.used) * time.Second,
-			})
+			sets = append(sets, e.kept(now))
 		}
 	}
 	slices.Reverse(sets)

@@ -32,6 +32,12 @@ func TestPinnedImagesStay(t *testing.T) {
 		if sets := f.c.Pinned(); len(sets) != 1 || sets[0].Hash != hashOf("kept") || sets[0].Bytes != 10*mb || sets[0].Age < 100*24*time.Hour || sets[0].Idle > time.Hour {
 			t.Errorf("pinned: %+v", sets)
 		}
+		if sets := f.c.Kept(3); len(sets) != 3 || sets[0] != f.c.Pinned()[0] || sets[1].Hash != hashOf("e") || sets[1].Pinned || sets[1].Idle < time.Hour || sets[2].Hash != hashOf("d") {
+			t.Errorf("kept: %+v", sets)
+		}
+		if sets := f.c.Kept(100); len(sets) != 4 || len(f.c.Kept(0)) != 0 {
+			t.Errorf("all that are kept: %+v", sets)
+		}
 		if u := f.c.Usage(); u.Pinned != 10*mb {
 			t.Errorf("usage: %+v", u)
 		}

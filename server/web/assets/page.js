@@ -14,8 +14,8 @@ export function lost(is) {
   banner.hidden = !is;
 }
 
-/** Fetches one part of a page as text; throws where the server has none. */
-export async function fetchPart(address, part, options) {
+/** Fetches one part of a page; throws where the server has none. */
+export async function replyPart(address, part, options) {
   const url = new URL(address, location.href);
   url.searchParams.set("part", part);
   const lang = new URLSearchParams(location.search).get("lang");
@@ -30,8 +30,11 @@ export async function fetchPart(address, part, options) {
   }
   lost(false);
   if (!reply.headers.get("Content-Type")?.startsWith("text/html")) throw new Error(String(reply.status));
-  return reply.text();
+  return reply;
 }
+
+/** The text of one part of a page. */
+export const fetchPart = async (...args) => (await replyPart(...args)).text();
 
 /** Calls f some time after the last of several calls. */
 export function later(f, milliseconds) {
