@@ -68,8 +68,8 @@ func (s *Server) submit(r *http.Request, a *asked) (queueStatus, error) {
 	switch {
 	case status.New:
 		s.o.Statistics.CountMiss()
-	case status.Job.State == imagebuilder.Done && !s.isOwnBuild(status.Job):
-		s.o.Statistics.CountHit(s.o.Queue.BuildTime(status.Job))
+	case status.Job.State == imagebuilder.Done:
+		s.o.Statistics.CountHit(s.saved(status.Job))
 	}
 	return final.told(status), nil
 }
@@ -78,11 +78,12 @@ func (s *Server) submit(r *http.Request, a *asked) (queueStatus, error) {
 // comes from whom it was built for: clients repeat theirs every few seconds.
 const ownBuild = 30 * time.Second
 
-// isOwnBuild tells whether who asks for a done job probably waited for it: the
-// build was no hit then, and its end is none either.
-func (s *Server) isOwnBuild(job *imagebuilder.Job) bool {
-	age := s.o.Now().Sub(job.FinishedAt)
-	return age >= 0 && age < ownBuild
+// saved is how much building time a hit on a done job saved.
+func (s *Server) saved(job *imagebuilder.Job) time.Duration {
+	if age := s.o.Now().Sub(job.FinishedAt); age >= 0 && age < ownBuild {
+		return 0
+	}
+	return s.o.Queue.BuildTime(job)
 }
 
 // told is the status with what was done to this very request's packages:

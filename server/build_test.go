@@ -56,7 +56,7 @@ func TestBuildFromPostToVerifiedFile(t *testing.T) {
 		t.Errorf("%d builds", n)
 	}
 	stats := ts.server.o.Statistics.(*stubStatistics)
-	if stats.requests.Load() != 2 || stats.hits.Load() != 0 || stats.misses.Load() != 1 {
+	if stats.requests.Load() != 2 || stats.hits.Load() != 1 || stats.misses.Load() != 1 {
 		t.Errorf("counted %d requests, %d hits, %d misses", stats.requests.Load(), stats.hits.Load(), stats.misses.Load())
 	}
 }
