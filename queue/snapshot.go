@@ -14,6 +14,7 @@ const maxRecent = 50
 type Summary struct {
 	Hash       string
 	Seq        uint64
+	Distro     string
 	Version    string
 	Target     string
 	Profile    string
@@ -29,6 +30,7 @@ func summarize(job *imagebuilder.Job) Summary {
 	s := Summary{
 		Hash:       job.Hash,
 		Seq:        job.Seq,
+		Distro:     job.Request.Distro,
 		Version:    job.Request.Version,
 		Target:     job.Request.Target,
 		Profile:    job.Request.Profile,
