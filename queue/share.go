@@ -37,6 +37,9 @@ func (q *Queue) shared(job, original *imagebuilder.Job) {
 
 // shareContent answers a request by images with its content, if there are any.
 func (q *Queue) shareContent(hash, content string, req imagebuilder.Request, gen imagebuilder.Generation) (Status, bool) {
+	q.mu.Lock()
+	before := q.changes
+	q.mu.Unlock()
 	original, found := q.alike(content)
 	if !found || original.ImagesHash() == hash {
 		return Status{}, false
@@ -59,7 +62,11 @@ func (q *Queue) shareContent(hash, content string, req imagebuilder.Request, gen
 	if q.active[hash] != nil {
 		return Status{}, false // it was queued meanwhile, which has made the record void
 	}
+	changed := q.changes != before // so the images may by now be others
 	q.forgetOutcome(hash)
+	if changed {
+		return (&outcome{job: job}).status(), true
+	}
 	return q.outcomes.add(job, time.Time{}, time.Time{}).status(), true
 }
 
