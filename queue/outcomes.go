@@ -72,6 +72,12 @@ func (c *outcomes) get(hash string) *outcome {
 	return o
 }
 
+// peek is get without a use.
+func (c *outcomes) peek(hash string) *outcome {
+	o, _ := c.lru.Peek(hash)
+	return o
+}
+
 func (c *outcomes) remove(hash string) { c.lru.Remove(hash) }
 
 // removeSharers removes those that share the images of a hash.

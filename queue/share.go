@@ -107,3 +107,32 @@ func (q *Queue) finishAlike(e *entry, job *imagebuilder.Job) bool {
 	q.finished(e, q.outcomes.add(&done, time.Time{}, time.Time{}))
 	return true
 }
+
+// ImagesOf returns the hash that a request's images lie under: another's where
+// it shares those, else its own. It is no use of them.
+func (q *Queue) ImagesOf(hash string) string {
+	q.mu.Lock()
+	o, active := q.outcomes.peek(hash), q.active[hash] != nil
+	q.mu.Unlock()
+	switch {
+	case active:
+		return hash
+	case o != nil:
+		return o.job.ImagesHash()
+	}
+	if job, err := q.o.DB.Shared(hash); err == nil {
+		return job.ImagesHash()
+	}
+	return hash
+}
+
+// Sharers returns how many requests are known to share the images of a hash.
+func (q *Queue) Sharers(hash string) int {
+	recorded, err := q.o.DB.Sharers(hash)
+	if err != nil {
+		q.o.Log.Error("who shares images cannot be read", "error", err)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return max(recorded, len(q.outcomes.sharers[hash])) // either may know some that the other does not
+}

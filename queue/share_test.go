@@ -191,6 +191,34 @@ func TestSharedImagesThatAreBuiltAgain(t *testing.T) {
 	}
 }
 
+func TestWhoseImagesThoseOfARequestAre(t *testing.T) {
+	bubble(t, Options{}, func(f *fixture) {
+		f.open().run()
+		f.mustSubmit("a")
+		synctest.Wait()
+		f.alike("other form", "a")
+		check := func(when, of string, sharers int) {
+			t.Helper()
+			if got := f.q.ImagesOf(hashOf("other form")); got != hashOf(of) {
+				t.Errorf("%s: %s", when, got)
+			}
+			if own, no := f.q.ImagesOf(hashOf("a")), f.q.ImagesOf("no hash"); own != hashOf("a") || no != "no hash" {
+				t.Errorf("%s: %s and %s", when, own, no)
+			}
+			if n := f.q.Sharers(hashOf("a")); n != sharers {
+				t.Errorf("%s: %d share", when, n)
+			}
+		}
+		check("from memory", "a", 1)
+		f.restart()
+		check("from the store", "a", 1)
+		if err := f.cache.Drop(hashOf("a")); err != nil {
+			t.Fatal(err)
+		}
+		check("dropped", "other form", 0)
+	})
+}
+
 // What is forgotten leaves nothing behind.
 func TestSharersInMemoryAreBounded(t *testing.T) {
 	c := newOutcomes(20_000)

@@ -13,6 +13,7 @@ const maxRecent = 50
 // fetch the images, so pages for everybody leave it out.
 type Summary struct {
 	Hash       string
+	Shares     string // the hash of the job whose images these are, "" for its own
 	Seq        uint64
 	Distro     string
 	Version    string
@@ -29,6 +30,7 @@ type Summary struct {
 func summarize(job *imagebuilder.Job) Summary {
 	s := Summary{
 		Hash:       job.Hash,
+		Shares:     job.Shares,
 		Seq:        job.Seq,
 		Distro:     job.Request.Distro,
 		Version:    job.Request.Version,
