@@ -90,7 +90,7 @@ func newestRecommended(o *upstream.Overview, policy *Policy, branch string) stri
 func (c *catalogue) Resolve(ctx context.Context, r imagebuilder.Request) (imagebuilder.Request, imagebuilder.Generation, error) {
 	r.Distro = c.name
 	if !c.policies.of("").offers(r.Version) {
-		return r, imagebuilder.Generation{}, imagebuilder.Errorf(imagebuilder.CodeUnsupportedVersion, "Unsupported branch: %s", r.Version)
+		return r, imagebuilder.Generation{}, notOffered(r.Version)
 	}
 	target, err := c.upstream.Target(ctx, r.Version, r.Target)
 	if err != nil {

@@ -109,7 +109,7 @@ func (c *cancelCmd) Run(p *program) error {
 	if err != nil {
 		return err
 	}
-	return orderServer(p, cfg, "/cancel/", c.Hash, "Cancelled.")
+	return orderServer(p, cfg, "/cancel/", c.Hash)
 }
 
 type evictCmd struct {
@@ -118,7 +118,8 @@ type evictCmd struct {
 }
 
 func (*evictCmd) Help() string {
-	return `Drops a finished image to make room, or to have it built anew at the next request.`
+	return `Drops a finished image to make room, or to have it built anew at the next request. Requests that share the
+image lose it, too; the answer tells how many.`
 }
 
 func (c *evictCmd) Run(p *program) error {
@@ -126,7 +127,7 @@ func (c *evictCmd) Run(p *program) error {
 	if err != nil {
 		return err
 	}
-	return orderServer(p, cfg, "/evict/", c.Hash, "Evicted.")
+	return orderServer(p, cfg, "/evict/", c.Hash)
 }
 
 type pinCmd struct {
@@ -144,7 +145,7 @@ func (c *pinCmd) Run(p *program) error {
 	if err != nil {
 		return err
 	}
-	return orderServer(p, cfg, "/pin/", c.Hash, "Pinned.")
+	return orderServer(p, cfg, "/pin/", c.Hash)
 }
 
 type unpinCmd struct {
@@ -161,11 +162,12 @@ func (c *unpinCmd) Run(p *program) error {
 	if err != nil {
 		return err
 	}
-	return orderServer(p, cfg, "/unpin/", c.Hash, "Unpinned.")
+	return orderServer(p, cfg, "/unpin/", c.Hash)
 }
 
-// orderServer tells the running server to do something about a job.
-func orderServer(p *program, cfg *Config, path, hash, done string) error {
+// orderServer tells the running server to do something about a job, and prints
+// what it says to that.
+func orderServer(p *program, cfg *Config, path, hash string) error {
 	if !imagebuilder.ValidHash(hash) {
 		return usagef("%q is not a request hash: it has 64 hex digits; \"attendant jobs\" shows them", hash)
 	}
@@ -173,8 +175,13 @@ func orderServer(p *program, cfg *Config, path, hash, done string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(p.stdout, done)
-	return resp.Body.Close()
+	defer resp.Body.Close() //nolint:errcheck // read to its end
+	var told struct{ Detail string }
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&told); err != nil {
+		return fmt.Errorf("read the server's answer: %w", err)
+	}
+	fmt.Fprintln(p.stdout, told.Detail)
+	return nil
 }
 
 type dbCmd struct {

@@ -336,7 +336,7 @@ func noPackages(version, target string) *imagebuilder.Error {
 // Target and CodeUpstreamUnavailable.
 func (c *catalogue) universe(ctx context.Context, version, target string) (*feeds.Universe, error) {
 	if !c.policies.of("").offers(version) {
-		return nil, imagebuilder.Errorf(imagebuilder.CodeUnsupportedVersion, "Unsupported branch: %s", version)
+		return nil, notOffered(version)
 	}
 	t, err := c.upstream.Target(ctx, version, target)
 	if err != nil {

@@ -27,14 +27,22 @@ func (o *outcome) status() Status { return Status{Job: o.job, Keep: &o.keep} }
 
 // outcomes keeps those used last, up to a number of bytes. Queue.mu guards it.
 type outcomes struct {
-	lru   *simplelru.LRU[string, *outcome]
-	limit int64
-	cost  int64
+	lru     *simplelru.LRU[string, *outcome]
+	sharers map[string]map[string]bool // by the hash whose images they share
+	limit   int64
+	cost    int64
 }
 
 func newOutcomes(limit int64) *outcomes {
-	c := &outcomes{limit: limit}
-	lru, err := simplelru.NewLRU(math.MaxInt32, func(_ string, o *outcome) { c.cost -= o.cost })
+	c := &outcomes{limit: limit, sharers: map[string]map[string]bool{}}
+	lru, err := simplelru.NewLRU(math.MaxInt32, func(hash string, o *outcome) {
+		c.cost -= o.cost
+		if of := o.job.Shares; of != "" {
+			if delete(c.sharers[of], hash); len(c.sharers[of]) == 0 {
+				delete(c.sharers, of)
+			}
+		}
+	})
 	if err != nil {
 		panic(err) // only for a size that is not positive
 	}
@@ -47,6 +55,12 @@ func (c *outcomes) add(job *imagebuilder.Job, until, retry time.Time) *outcome {
 	c.lru.Remove(job.Hash)
 	c.lru.Add(job.Hash, o)
 	c.cost += o.cost
+	if of := job.Shares; of != "" {
+		if c.sharers[of] == nil {
+			c.sharers[of] = map[string]bool{}
+		}
+		c.sharers[of][job.Hash] = true
+	}
 	for c.cost > c.limit && c.lru.Len() > 1 {
 		c.lru.RemoveOldest()
 	}
@@ -58,7 +72,20 @@ func (c *outcomes) get(hash string) *outcome {
 	return o
 }
 
+// peek is get without a use.
+func (c *outcomes) peek(hash string) *outcome {
+	o, _ := c.lru.Peek(hash)
+	return o
+}
+
 func (c *outcomes) remove(hash string) { c.lru.Remove(hash) }
+
+// removeSharers removes those that share the images of a hash.
+func (c *outcomes) removeSharers(of string) {
+	for hash := range c.sharers[of] {
+		c.lru.Remove(hash)
+	}
+}
 
 // cost estimates what an outcome takes in memory in bytes, with what the
 // caller keeps beside it.
@@ -161,6 +188,7 @@ func (q *Queue) outcome(hash string, submit bool) (Status, bool) {
 			if q.outcomes.get(hash) == o {
 				q.outcomes.remove(hash)
 			}
+			q.outcomes.removeSharers(images)
 			q.mu.Unlock()
 			return Status{}, false
 		}

@@ -301,9 +301,12 @@ func (q *Queue) appendLocked(hash, content string, req imagebuilder.Request, gen
 	return e, nil
 }
 
+// forgetOutcome forgets also those that share the images of the hash: what it
+// gets anew may have other sums. The store has voided their records.
 func (q *Queue) forgetOutcome(hash string) {
 	q.changes++
 	q.outcomes.remove(hash)
+	q.outcomes.removeSharers(hash)
 	q.refused.remove(hash)
 	delete(q.failures, hash)
 	delete(q.unstored, hash)

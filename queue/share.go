@@ -37,6 +37,9 @@ func (q *Queue) shared(job, original *imagebuilder.Job) {
 
 // shareContent answers a request by images with its content, if there are any.
 func (q *Queue) shareContent(hash, content string, req imagebuilder.Request, gen imagebuilder.Generation) (Status, bool) {
+	q.mu.Lock()
+	before := q.changes
+	q.mu.Unlock()
 	original, found := q.alike(content)
 	if !found || original.ImagesHash() == hash {
 		return Status{}, false
@@ -59,7 +62,11 @@ func (q *Queue) shareContent(hash, content string, req imagebuilder.Request, gen
 	if q.active[hash] != nil {
 		return Status{}, false // it was queued meanwhile, which has made the record void
 	}
+	changed := q.changes != before // so the images may by now be others
 	q.forgetOutcome(hash)
+	if changed {
+		return (&outcome{job: job}).status(), true
+	}
 	return q.outcomes.add(job, time.Time{}, time.Time{}).status(), true
 }
 
@@ -99,4 +106,33 @@ func (q *Queue) finishAlike(e *entry, job *imagebuilder.Job) bool {
 	delete(q.failures, job.Hash)
 	q.finished(e, q.outcomes.add(&done, time.Time{}, time.Time{}))
 	return true
+}
+
+// ImagesOf returns the hash that a request's images lie under: another's where
+// it shares those, else its own. It is no use of them.
+func (q *Queue) ImagesOf(hash string) string {
+	q.mu.Lock()
+	o, active := q.outcomes.peek(hash), q.active[hash] != nil
+	q.mu.Unlock()
+	switch {
+	case active:
+		return hash
+	case o != nil:
+		return o.job.ImagesHash()
+	}
+	if job, err := q.o.DB.Shared(hash); err == nil {
+		return job.ImagesHash()
+	}
+	return hash
+}
+
+// Sharers returns how many requests are known to share the images of a hash.
+func (q *Queue) Sharers(hash string) int {
+	recorded, err := q.o.DB.Sharers(hash)
+	if err != nil {
+		q.o.Log.Error("who shares images cannot be read", "error", err)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return max(recorded, len(q.outcomes.sharers[hash])) // either may know some that the other does not
 }

@@ -143,6 +143,108 @@ func TestSharedImagesThatAreDropped(t *testing.T) {
 	}
 }
 
+// What is built again need not be the same to the byte: whoever shared the
+// images before is not answered with the sums of those.
+func TestSharedImagesThatAreBuiltAgain(t *testing.T) {
+	for name, between := range map[string]func(f *fixture){
+		"at once":         func(*fixture) {},
+		"asked in vain":   func(f *fixture) { f.q.Lookup(hashOf("other form")) },
+		"while it builds": func(f *fixture) { time.Sleep(time.Second); f.q.Lookup(hashOf("other form")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, Options{}, func(f *fixture) {
+				size := setSize(100)
+				f.b.set(func(*running) (setSize, error) {
+					time.Sleep(time.Minute)
+					size += 100
+					return size, nil
+				})
+				f.open().run()
+				f.mustSubmit("a")
+				time.Sleep(2 * time.Minute)
+				f.alike("other form", "a")
+				f.alike("third form", "a")
+				if err := f.cache.Drop(hashOf("a")); err != nil {
+					f.Fatal(err)
+				}
+				f.mustSubmit("a")
+				between(f)
+				time.Sleep(2 * time.Minute)
+				synctest.Wait()
+				f.is("a", imagebuilder.Done)
+				for _, form := range []string{"other form", "third form"} {
+					if s, found := f.q.Lookup(hashOf(form)); found {
+						f.Errorf("%s has images of %d bytes", form, s.Job.Images.Files[0].Size)
+					}
+					s, _ := f.alike(form, "a")
+					if s.Job.Shares != hashOf("a") || s.Job.Images == nil || s.Job.Images.Files[0].Size != 300 {
+						f.Errorf("%s: %+v", form, s.Job)
+					}
+				}
+				f.restart()
+				f.sharing("other form", "a")
+				if s, _ := f.q.Lookup(hashOf("other form")); s.Job.Images.Files[0].Size != 300 {
+					f.Errorf("after a restart: %+v", s.Job.Images)
+				}
+			})
+		})
+	}
+}
+
+func TestWhoseImagesThoseOfARequestAre(t *testing.T) {
+	bubble(t, Options{}, func(f *fixture) {
+		f.open().run()
+		f.mustSubmit("a")
+		synctest.Wait()
+		f.alike("other form", "a")
+		check := func(when, of string, sharers int) {
+			t.Helper()
+			if got := f.q.ImagesOf(hashOf("other form")); got != hashOf(of) {
+				t.Errorf("%s: %s", when, got)
+			}
+			if own, no := f.q.ImagesOf(hashOf("a")), f.q.ImagesOf("no hash"); own != hashOf("a") || no != "no hash" {
+				t.Errorf("%s: %s and %s", when, own, no)
+			}
+			if n := f.q.Sharers(hashOf("a")); n != sharers {
+				t.Errorf("%s: %d share", when, n)
+			}
+		}
+		check("from memory", "a", 1)
+		f.restart()
+		check("from the store", "a", 1)
+		if err := f.cache.Drop(hashOf("a")); err != nil {
+			t.Fatal(err)
+		}
+		check("dropped", "other form", 0)
+	})
+}
+
+// What is forgotten leaves nothing behind.
+func TestSharersInMemoryAreBounded(t *testing.T) {
+	c := newOutcomes(20_000)
+	for i := range 100 {
+		c.add(&imagebuilder.Job{Hash: fmt.Sprint(i), Shares: fmt.Sprint("of ", i%7)}, time.Time{}, time.Time{})
+	}
+	known := 0
+	for of, hashes := range c.sharers {
+		for hash := range hashes {
+			known++
+			if o := c.get(hash); o == nil || o.job.Shares != of {
+				t.Errorf("%s is known to share %s: %+v", hash, of, o)
+			}
+		}
+	}
+	if known != c.lru.Len() || known == 100 {
+		t.Errorf("%d sharers of %d outcomes", known, c.lru.Len())
+	}
+	for i := range 7 {
+		c.removeSharers(fmt.Sprint("of ", i))
+	}
+	if len(c.sharers) != 0 || c.lru.Len() != 0 || c.cost != 0 {
+		t.Errorf("left: %v, %d outcomes, cost %d", c.sharers, c.lru.Len(), c.cost)
+	}
+}
+
 // There are endlessly many forms of a request: what is recorded of them ends.
 func TestSharersAreBounded(t *testing.T) {
 	bubble(t, Options{}, func(f *fixture) {

@@ -13,7 +13,9 @@ const maxRecent = 50
 // fetch the images, so pages for everybody leave it out.
 type Summary struct {
 	Hash       string
+	Shares     string // the hash of the job whose images these are, "" for its own
 	Seq        uint64
+	Distro     string
 	Version    string
 	Target     string
 	Profile    string
@@ -28,7 +30,9 @@ type Summary struct {
 func summarize(job *imagebuilder.Job) Summary {
 	s := Summary{
 		Hash:       job.Hash,
+		Shares:     job.Shares,
 		Seq:        job.Seq,
+		Distro:     job.Request.Distro,
 		Version:    job.Request.Version,
 		Target:     job.Request.Target,
 		Profile:    job.Request.Profile,

@@ -243,6 +243,7 @@ func (q *Queue) attempt(ctx context.Context, e *entry, job imagebuilder.Job, spa
 	defer q.mu.Unlock()
 	q.history.add(job.Request.Target, store.Build{Took: took, Disk: disk})
 	delete(q.failures, job.Hash)
+	q.outcomes.removeSharers(job.Hash) // of images that it had before
 	q.finished(e, q.outcomes.add(&job, time.Time{}, time.Time{}))
 	return took, nil
 }

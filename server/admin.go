@@ -84,6 +84,7 @@ type (
 		Status    int    `json:"status"`
 		Detail    string `json:"detail"`
 		Documents *int   `json:"documents,omitempty"`
+		ImagesOf  string `json:"images_of,omitempty"` // whose images the order was about, if another's
 	}
 	adminImage struct {
 		Hash        string    `json:"hash"`
@@ -118,10 +119,10 @@ type (
 // administer registers the operator's addresses.
 func (s *Server) administer(r *httprouter.Router) {
 	post := func(path string, h httprouter.Handle) { r.POST(adminPath+path, s.operatorOnly(h)) }
-	post("cancel/:hash", s.adminJob(s.o.Queue.Cancel, "The build is being ended."))
-	post("pin/:hash", s.adminJob(s.o.Images.Pin, "The image is pinned: it stays until it is unpinned."))
-	post("unpin/:hash", s.adminJob(s.o.Images.Unpin, "The image is no longer pinned: it may go when room is needed."))
-	post("evict/:hash", s.adminJob(s.o.Images.Drop, "The image is dropped."))
+	post("cancel/:hash", s.adminJob(s.cancelJob))
+	post("pin/:hash", s.adminJob(s.pinImages))
+	post("unpin/:hash", s.adminJob(s.unpinImages))
+	post("evict/:hash", s.adminJob(s.evictImages))
 	post("sync", s.adminSync)
 	r.GET(adminPath+"state", s.operatorOnly(s.adminState))
 }
@@ -204,13 +205,14 @@ func (s *Server) sameOrigin(r *http.Request) error {
 }
 
 // adminJob does something with a request hash.
-func (s *Server) adminJob(do func(hash string) error, done string) httprouter.Handle {
+func (s *Server) adminJob(do order) httprouter.Handle {
 	return func(w http.ResponseWriter, r *http.Request, ps httprouter.Params) {
-		if err := do(ps.ByName("hash")); err != nil {
+		done, err := do(ps.ByName("hash"))
+		if err != nil {
 			s.writeError(w, r, err)
 			return
 		}
-		writeJSON(w, http.StatusOK, jsonBody(adminDone{Status: http.StatusOK, Detail: done}))
+		writeJSON(w, http.StatusOK, jsonBody(done))
 	}
 }
 

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,7 +60,7 @@ func ListenControl(path string) (net.Listener, error) {
 // ServeControl answers the operator's commands on l until ctx ends:
 //
 //	GET  /jobs           the jobs, as a list of ControlJob
-//	POST /cancel/{hash}  ends a job
+//	POST /cancel/{hash}  ends a job; this and the next three tell what was done
 //	POST /evict/{hash}   drops a finished job's images
 //	POST /pin/{hash}     keeps a finished job's images from being dropped
 //	POST /unpin/{hash}   lets them be dropped again
@@ -68,10 +69,10 @@ func ListenControl(path string) (net.Listener, error) {
 func (s *Server) ServeControl(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /jobs", s.controlJobs)
-	mux.HandleFunc("POST /cancel/{hash}", s.controlJob(s.o.Queue.Cancel))
-	mux.HandleFunc("POST /evict/{hash}", s.controlJob(s.o.Images.Drop))
-	mux.HandleFunc("POST /pin/{hash}", s.controlJob(s.o.Images.Pin))
-	mux.HandleFunc("POST /unpin/{hash}", s.controlJob(s.o.Images.Unpin))
+	mux.HandleFunc("POST /cancel/{hash}", s.controlJob(s.cancelJob))
+	mux.HandleFunc("POST /evict/{hash}", s.controlJob(s.evictImages))
+	mux.HandleFunc("POST /pin/{hash}", s.controlJob(s.pinImages))
+	mux.HandleFunc("POST /unpin/{hash}", s.controlJob(s.unpinImages))
 	mux.HandleFunc("GET /backup", s.controlBackup)
 	mux.HandleFunc("GET /check", s.controlCheck)
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout}
@@ -130,7 +131,7 @@ func (s *Server) jobs() []ControlJob {
 	outcome := func(past queue.Summary) {
 		jobs = append(jobs, ControlJob{
 			Hash: past.Hash, State: past.State, Version: past.Version, Target: past.Target, Profile: past.Profile,
-			Enqueued: past.EnqueuedAt, Finished: past.FinishedAt, Detail: past.Detail, Pinned: past.State == imagebuilder.Done && pinned[past.Hash],
+			Enqueued: past.EnqueuedAt, Finished: past.FinishedAt, Detail: past.Detail, Pinned: past.State == imagebuilder.Done && pinned[cmp.Or(past.Shares, past.Hash)],
 		})
 	}
 	listed := map[string]bool{}
@@ -150,13 +151,14 @@ func (s *Server) jobs() []ControlJob {
 }
 
 // controlJob does something with a request hash.
-func (s *Server) controlJob(do func(hash string) error) http.HandlerFunc {
+func (s *Server) controlJob(do order) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if err := do(r.PathValue("hash")); err != nil {
+		done, err := do(r.PathValue("hash"))
+		if err != nil {
 			s.writeError(w, r, err)
 			return
 		}
-		w.WriteHeader(http.StatusNoContent)
+		writeJSON(w, http.StatusOK, jsonBody(done))
 	}
 }
 

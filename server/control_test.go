@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"io"
@@ -89,19 +90,19 @@ func TestControlSocket(t *testing.T) {
 		t.Errorf("jobs: %s %v", body, err)
 	}
 	for _, hash := range []string{queued, building} {
-		if status, body := call(http.MethodPost, "/cancel/"+hash); status != 204 {
+		if status, body := call(http.MethodPost, "/cancel/"+hash); status != 200 || !bytes.Contains(body, []byte("being ended")) {
 			t.Errorf("cancel: %d %s", status, body)
 		}
 		if a := ts.await(hash); a.status != 500 || a.json["code"] != string(imagebuilder.CodeCanceled) {
 			t.Errorf("a cancelled job: %d %s", a.status, a.raw)
 		}
 	}
-	done := ts.post(plainBody("kept")).hash()
 	ts.builder.mu.Lock()
 	ts.builder.hold = nil
 	ts.builder.mu.Unlock()
+	done := ts.post(plainBody("kept")).hash()
 	if a := ts.await(done); a.status == 200 {
-		if status, body := call(http.MethodPost, "/evict/"+done); status != 204 {
+		if status, body := call(http.MethodPost, "/evict/"+done); status != 200 || !bytes.Contains(body, []byte(`"The image is dropped."`)) {
 			t.Errorf("evict: %d %s", status, body)
 		}
 		if a := ts.get("/api/v1/build/" + done); a.status != 404 {

@@ -10,9 +10,9 @@ import (
 )
 
 // Bounds of tries with a wrong token. After freeTries within tryMemory every
-// try waits tryPause, a right one too, and at most slowTries wait at once: so
-// nobody tries more than slowTries tokens a second, and the operator is slowed
-// down by others but never locked out.
+// wrong one is answered tryPause later, and at most slowTries wait at once. The
+// right one is never held up by others' tries, as these cannot guess a token of
+// 16 bytes or more at any pace: the bounds keep guessing cheap for the server.
 const (
 	freeTries = 5
 	slowTries = 4
@@ -40,20 +40,16 @@ func newGuard(token string) *guard {
 	return &guard{token: sha256.Sum256([]byte(token)), slow: make(chan struct{}, slowTries)}
 }
 
-// check returns nil for the operator's token, else errWrongToken,
+// check returns nil at once for the operator's token, else errWrongToken,
 // errTooManyTries or the error of ctx.
 func (g *guard) check(ctx context.Context, token string) error {
 	sum := sha256.Sum256([]byte(token))
-	g.mu.Lock()
-	if time.Since(g.last) > tryMemory {
-		g.wrong = 0
+	if subtle.ConstantTimeCompare(sum[:], g.token[:]) == 1 {
+		return nil
 	}
-	if g.wrong < freeTries {
-		defer g.mu.Unlock() // to the end, so that tries at the same time are counted, too
-		return g.compare(sum)
+	if g.count() <= freeTries {
+		return errWrongToken
 	}
-	g.mu.Unlock()
-
 	select {
 	case g.slow <- struct{}{}:
 	default:
@@ -64,22 +60,22 @@ func (g *guard) check(ctx context.Context, token string) error {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
+		return errWrongToken
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.compare(sum)
 }
 
-// compare counts a wrong token; g.mu is held.
-func (g *guard) compare(sum [sha256.Size]byte) error {
-	if subtle.ConstantTimeCompare(sum[:], g.token[:]) == 1 {
-		return nil
+// count counts a wrong token and returns how many there were lately.
+func (g *guard) count() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if time.Since(g.last) > tryMemory {
+		g.wrong = 0
 	}
 	g.wrong++
 	g.last = time.Now()
-	return errWrongToken
+	return g.wrong
 }
 
 // tries returns how many wrong tokens there were lately.

@@ -547,6 +547,33 @@ func TestLegacyData(t *testing.T) {
 	}
 }
 
+// A request that shares images was never begun.
+func TestLegacyImageThatIsShared(t *testing.T) {
+	ts := startLegacy(t, nil)
+	ts.await(ts.post(plainBody("luci")).hash())
+	shared := ts.post(plainBody("same-content"))
+	if shared.json["shared_with"] == nil {
+		t.Fatalf("%d %s", shared.status, shared.raw)
+	}
+	a := ts.get("/api/image/" + shared.hash())
+	if a.status != 200 || a.json["build_seconds"] != 0.0 || a.json["image_hash"] != shared.hash() {
+		t.Errorf("%d %s", a.status, a.raw)
+	}
+}
+
+func TestLegacyRowsTellTheirDistribution(t *testing.T) {
+	ts := start(t, func(o *Options) {
+		o.Distributions = map[string]Catalogue{"openwrt": o.Catalogue, "lime": &stubCatalogue{}}
+	})
+	ts.await(ts.ask("/api/build-request", body2018).hash())
+	ts.await(ts.ask("/api/build-request", strings.Replace(body2018, "OpenWrt", "lime", 1)).hash())
+	var rows []legacyRow
+	a := ts.get("/api/v1/stats/images_latest")
+	if err := json.Unmarshal(a.raw, &rows); err != nil || len(rows) != 2 || rows[0].Distro != "lime" || rows[1].Distro != "openwrt" {
+		t.Errorf("%v: %s", err, a.raw)
+	}
+}
+
 func FuzzDecodeLegacy(f *testing.F) {
 	for _, body := range []string{body2017, body2018, body2019, `{"request_hash":"f6560b451837"}`, `{"packages":"a b","installed":["x"],"upgrade_packages":"1"}`, `{"packages":{"a":null}}`} {
 		f.Add([]byte(body))

@@ -11,7 +11,6 @@ import (
 	"github.com/julienschmidt/httprouter"
 
 	"attendant/imagebuilder"
-	"attendant/queue"
 )
 
 // legacyFile is one line of a folder's listing, in the form of nginx's
@@ -101,7 +100,7 @@ func (s *Server) legacyImage(w http.ResponseWriter, r *http.Request, ps httprout
 	row := legacyRow{
 		ID: job.Seq, ImageHash: job.Hash, Distro: job.Request.Distro, Version: job.Request.Version, Profile: job.Request.Profile,
 		ManifestHash: job.Hash, Worker: "attendant", BuildDate: job.FinishedAt.UTC(), Status: "untested",
-		BuildSeconds: int64(job.FinishedAt.Sub(job.StartedAt) / time.Second), Snapshots: isSnapshotName(job.Request.Version),
+		BuildSeconds: buildSeconds(job.StartedAt, job.FinishedAt), Snapshots: isSnapshotName(job.Request.Version),
 	}
 	row.Target, row.Subtarget, _ = strings.Cut(job.Request.Target, "/")
 	if len(job.Images.Titles) > 0 {
@@ -384,7 +383,7 @@ func (s *Server) legacyPopularTargets(w http.ResponseWriter, _ *http.Request) {
 			counts[job.Target] = c
 		}
 		c.Count++
-		c.BuildSeconds += buildSeconds(job)
+		c.BuildSeconds += buildSeconds(job.StartedAt, job.FinishedAt)
 	}
 	rows := []row{}
 	for _, target := range slices.Sorted(maps.Keys(counts)) {
@@ -396,11 +395,12 @@ func (s *Server) legacyPopularTargets(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, jsonBody(rows))
 }
 
-func buildSeconds(job queue.Summary) int64 {
-	if job.StartedAt.IsZero() {
+// buildSeconds is 0 for a job that was never built, as one that shares images.
+func buildSeconds(started, finished time.Time) int64 {
+	if started.IsZero() {
 		return 0
 	}
-	return int64(job.FinishedAt.Sub(job.StartedAt) / time.Second)
+	return max(0, int64(finished.Sub(started)/time.Second))
 }
 
 func (s *Server) legacyImageStats(w http.ResponseWriter, _ *http.Request) {
@@ -434,8 +434,8 @@ func (s *Server) writeRecent(w http.ResponseWriter, _ *http.Request, state image
 			continue
 		}
 		row := legacyRow{
-			ID: job.Seq, Distro: imagebuilder.DefaultDistro, Version: job.Version, Profile: job.Profile, Worker: "attendant",
-			BuildDate: job.FinishedAt.UTC(), Status: "untested", BuildSeconds: buildSeconds(job), Snapshots: isSnapshotName(job.Version),
+			ID: job.Seq, Distro: job.Distro, Version: job.Version, Profile: job.Profile, Worker: "attendant",
+			BuildDate: job.FinishedAt.UTC(), Status: "untested", BuildSeconds: buildSeconds(job.StartedAt, job.FinishedAt), Snapshots: isSnapshotName(job.Version),
 		}
 		row.Target, row.Subtarget, _ = strings.Cut(job.Target, "/")
 		if state == imagebuilder.Failed {

@@ -127,6 +127,24 @@ func (db *DB) Shared(hash string) (*imagebuilder.Job, error) {
 	return job, nil
 }
 
+// Sharers returns how many requests are recorded to share a job's images, at
+// most MaxSharers.
+func (db *DB) Sharers(hash string) (int, error) {
+	k, err := parseKey(hash)
+	if err != nil {
+		return 0, nil
+	}
+	n := 0
+	err = db.bolt.View(func(tx *bolt.Tx) error {
+		n = len(sharers(tx, k))
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("counting who shares images: %w", err)
+	}
+	return n, nil
+}
+
 // sharers returns the keys of bucketSharers for a job.
 func sharers(tx *bolt.Tx, of Key) [][]byte {
 	var found [][]byte

@@ -44,6 +44,12 @@ func TestShares(t *testing.T) {
 		t.Error(diff)
 	}
 
+	for hash, want := range map[string]int{d.Hash: 1, second.Hash: 0, "no hash": 0} {
+		if n, err := db.Sharers(hash); err != nil || n != want {
+			t.Errorf("%d share %s: %v", n, hash, err)
+		}
+	}
+
 	// One that is in the queue is not taken from it, but by itself.
 	third := job(2, "third")
 	must(t, db.Enqueue(third))
