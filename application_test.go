@@ -491,7 +491,7 @@ func TestOperatorsCommands(t *testing.T) {
 	if code, out := run("jobs"); code != 0 || !strings.Contains(out, first.RequestHash) {
 		t.Errorf("jobs: %d %s", code, out)
 	}
-	if code, out := run("cancel", first.RequestHash); code != 0 {
+	if code, out := run("cancel", first.RequestHash); code != 0 || !strings.Contains(out, "being ended") {
 		t.Errorf("cancel: %d %s", code, out)
 	}
 	if reply := awaitBuild(t, p.base, first.RequestHash); reply.Code != "canceled" {
