@@ -21,12 +21,7 @@ type queueStatus = queue.Status
 // build, so clients may repeat it as they like; the reply is at once.
 func (s *Server) postBuild(w http.ResponseWriter, r *http.Request) {
 	s.o.Statistics.CountRequest()
-	body, err := s.readBody(w, r)
-	if err != nil {
-		s.writeError(w, r, err)
-		return
-	}
-	asked, err := s.read(body, distributionName(r))
+	asked, err := s.readAsked(w, r)
 	if err != nil {
 		s.writeError(w, r, err)
 		return
@@ -37,6 +32,15 @@ func (s *Server) postBuild(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.writeStatus(w, r, status)
+}
+
+// readAsked reads and checks the build request that is a request's body.
+func (s *Server) readAsked(w http.ResponseWriter, r *http.Request) (*asked, error) {
+	body, err := s.readBody(w, r)
+	if err != nil {
+		return nil, err
+	}
+	return s.read(body, distributionName(r))
 }
 
 // submit resolves a request and finds or queues its build. A request that is
@@ -167,6 +171,12 @@ func (s *Server) read(body []byte, distro string) (*asked, error) {
 	if request.Distro == "" {
 		request.Distro = distro
 	}
+	return s.check(request, key, len(body))
+}
+
+// check normalizes and checks a request, and remembers it by its key unless it
+// is large.
+func (s *Server) check(request imagebuilder.Request, key [sha256.Size]byte, size int) (*asked, error) {
 	request = request.Normalize()
 	if err := request.Validate(s.o.Limits); err != nil {
 		return nil, err
@@ -175,7 +185,7 @@ func (s *Server) read(body []byte, distro string) (*asked, error) {
 		return nil, err
 	}
 	a := &asked{request: request}
-	if len(body) <= knownRequestSize {
+	if size <= knownRequestSize {
 		s.known.Add(key, a)
 	}
 	return a, nil

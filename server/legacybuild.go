@@ -122,18 +122,7 @@ func (s *Server) admitLegacy(r *http.Request, q *legacyRequest) (*asked, error) 
 	if known, ok := s.known.Get(key); ok {
 		return known, nil
 	}
-	request = request.Normalize()
-	if err := request.Validate(s.o.Limits); err != nil {
-		return nil, err
-	}
-	if err := s.checkPolicy(request); err != nil {
-		return nil, err
-	}
-	a := &asked{request: request}
-	if len(text) <= knownRequestSize {
-		s.known.Add(key, a)
-	}
-	return a, nil
+	return s.check(request, key, len(text))
 }
 
 // from is the release that the packages come from, as far as it can be told: no

@@ -110,12 +110,7 @@ type PackageDetails struct {
 
 // solve tells what would become of a build request. Nothing is queued.
 func (s *Server) solve(w http.ResponseWriter, r *http.Request) {
-	body, err := s.readBody(w, r)
-	if err != nil {
-		s.writeError(w, r, err)
-		return
-	}
-	asked, err := s.read(body, distributionName(r))
+	asked, err := s.readAsked(w, r)
 	if err != nil {
 		s.writeError(w, r, err)
 		return
