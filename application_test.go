@@ -423,6 +423,9 @@ func TestRestartWithoutUpstream(t *testing.T) {
 	if reply := awaitBuild(t, p.base, first.RequestHash); reply.HTTP != 200 {
 		t.Fatalf("got %+v", reply)
 	}
+	if reply := await(t, p.base, buildBody("24.10.4", "x86/64", "generic", "tmux")); reply.HTTP != 200 {
+		t.Fatalf("got %+v", reply)
+	}
 	before := get(t, p.base+"/json/v1/releases/24.10.4/packages/x86_64-index.json")
 	if code := p.stop(t); code != 0 {
 		t.Errorf("exit code %d:\n%s", code, p.out)
@@ -436,6 +439,12 @@ func TestRestartWithoutUpstream(t *testing.T) {
 		t.Fatalf("after the restart: %+v %v\n%s", again, err, p.out)
 	}
 	checkImages(t, p.base, again)
+	if fresh := await(t, p.base, buildBody("24.10.4", "x86/64", "generic", "htop", "tmux")); fresh.HTTP != 200 {
+		t.Errorf("a new image of packages that are kept: %+v\n%s", fresh, p.out)
+	}
+	if unknown := await(t, p.base, buildBody("24.10.4", "x86/64", "generic", "nano")); unknown.HTTP != 500 || unknown.Code != "no_network" {
+		t.Errorf("an image with a package that is not kept: %+v", unknown)
+	}
 	if after := get(t, p.base+"/json/v1/releases/24.10.4/packages/x86_64-index.json"); after != before {
 		t.Error("the index differs after a restart without upstream")
 	}
