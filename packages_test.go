@@ -79,7 +79,7 @@ func newWorkshop(t testing.TB, o upstream.Options) *workshop {
 			}
 			return &runner.Builder{Dir: b.Dir, Generation: b.Generation, UpstreamURL: w.server.URL}, release, nil
 		}),
-		Planner: w, WorkDir: filepath.Join(data, "work"), KeysDir: filepath.Join(data, "build-keys"), Log: log,
+		Planner: w, Hidden: []string{data}, WorkDir: filepath.Join(data, "work"), KeysDir: filepath.Join(data, "build-keys"), Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -447,6 +447,44 @@ func TestFeedWithOddFileNamesIsNotPlanned(t *testing.T) {
 		if odd != errors.Is(err, runner.ErrNoPlan) || !odd && err != nil || odd && !strings.Contains(err.Error(), strconv.Quote(file)) {
 			t.Errorf("%s: got %v", file, err)
 		}
+	}
+}
+
+// What an ImageBuilder runs finds neither the server's key nor its database.
+func TestBuildersDoNotSeeTheServer(t *testing.T) {
+	cfg, err := demoConfig(t.TempDir(), "http://127.0.0.1:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.AdminTokenFile = filepath.Join(t.TempDir(), "token")
+	secrets := []string{filepath.Join(cfg.Data, "legacy-signing.key"), filepath.Join(cfg.Data, "attendant.db"), cfg.AdminTokenFile}
+	for _, name := range secrets {
+		if err := os.WriteFile(name, []byte("secret"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := runner.New(runner.Options{Builders: runner.BuildersFunc(nil), WorkDir: filepath.Join(cfg.Data, "work"), Hidden: hiddenFromBuilds(cfg)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	builder := filepath.Join(cfg.Data, "builders", "one")
+	if err := os.MkdirAll(builder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	makefile := "info:\n\t@cat " + strings.Join(secrets, " ") + " >seen; exit 1\n"
+	if err := os.WriteFile(filepath.Join(builder, "Makefile"), []byte(makefile), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Prepare(t.Context(), builder); err == nil {
+		t.Error("an ImageBuilder that fails was prepared")
+	}
+	want := ""
+	if !r.Abilities().Namespaces {
+		want = strings.Repeat("secret", len(secrets))
+	}
+	if seen, err := os.ReadFile(filepath.Join(builder, "seen")); err != nil || string(seen) != want {
+		t.Errorf("the build sees %q, %v", seen, err)
 	}
 }
 

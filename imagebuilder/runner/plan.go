@@ -267,12 +267,13 @@ func lay(dir string, lines []FeedLine, fetched []FetchedFeed) ([]string, error) 
 }
 
 // link gives a kept file another name: a hard link, which outlives the file's
-// being dropped, else a symbolic one.
+// being dropped, else a copy. A symbolic link would lead to where builds see
+// nothing.
 func link(from, to string) error {
 	if os.Link(from, to) == nil {
 		return nil
 	}
-	return os.Symlink(from, to)
+	return copyFile(from, to)
 }
 
 // writeNew makes a file. It never writes into one that is there, which may be
