@@ -120,6 +120,7 @@ func newApplication(cfg *Config, log zerolog.Logger, more extras) (a *applicatio
 			return b, release, err
 		}),
 		Planner: a.planner(), KeysDir: filepath.Join(cfg.Data, "build-keys"),
+		Hidden:  hiddenFromBuilds(cfg),
 		WorkDir: work, UpstreamURL: cfg.Upstream, StepIdle: cfg.IdleTimeout, JobLimit: cfg.JobTimeout,
 		Nice: 5, Env: proxyVariables(os.Environ()), Log: structured.With("part", "runner"),
 	})
@@ -156,6 +157,19 @@ func newApplication(cfg *Config, log zerolog.Logger, more extras) (a *applicatio
 		UpstreamTree: more.upstreamTree, Log: log.With().Str("part", "server").Logger(),
 	})
 	return a, nil
+}
+
+// hiddenFromBuilds is the server's own: what is in the data folder, or is
+// linked there from elsewhere, and the ways to administer the server.
+func hiddenFromBuilds(cfg *Config) []string {
+	hidden := []string{cfg.Data, cfg.Control}
+	for _, name := range []string{"attendant.db", "legacy-signing.key", "images", "work", "mirror", "mirror-state", "distributions"} {
+		hidden = append(hidden, filepath.Join(cfg.Data, name))
+	}
+	if cfg.AdminTokenFile != "" {
+		hidden = append(hidden, cfg.AdminTokenFile)
+	}
+	return hidden
 }
 
 // proxyVariables returns what of environ tells programs which proxy to use:

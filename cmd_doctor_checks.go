@@ -314,17 +314,18 @@ func (e *examiner) checkNamespaces() []finding {
 	}
 	f := finding{Name: "namespaces", Status: note}
 	const without = "Builds work without, but slower: each one copies its ImageBuilder."
+	const exposed = without + " What they run can read the server's own files, its signing key among them."
 	switch {
 	case read("/proc/sys/user/max_user_namespaces") == "0":
-		f.Detail = "User namespaces are switched off. " + without
+		f.Detail = "User namespaces are switched off. " + exposed
 		f.Fix = "sudo sysctl -w user.max_user_namespaces=10000"
 	case read("/proc/sys/user/max_user_namespaces") == "":
-		f.Detail = "This kernel has no user namespaces. " + without
+		f.Detail = "This kernel has no user namespaces. " + exposed
 	case read("/proc/sys/kernel/unprivileged_userns_clone") == "0":
-		f.Detail = "Only root may make user namespaces. " + without
+		f.Detail = "Only root may make user namespaces. " + exposed
 		f.Fix = "sudo sysctl -w kernel.unprivileged_userns_clone=1"
 	case read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
-		f.Detail = "AppArmor keeps ordinary users from using user namespaces. " + without
+		f.Detail = "AppArmor keeps ordinary users from using user namespaces. " + exposed
 		f.Fix = "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
 	default:
 		f.Status, f.Detail = fine, "Builds can have user namespaces."

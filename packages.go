@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -72,7 +71,23 @@ func (p *planner) Plan(ctx context.Context, q runner.Question) (*runner.Plan, er
 	} else if err := b.chooseAll(); err != nil {
 		return nil, err
 	}
+	if err := b.checkNames(); err != nil {
+		return nil, err
+	}
 	return plan, nil
+}
+
+// checkNames finds packages that cannot lie beside their list in a folder of
+// the build's own: opkg fetches those of a feed with folders all the same.
+func (b *planned) checkNames() error {
+	for i, packages := range b.wanted {
+		for _, p := range packages {
+			if !runner.ValidPackageFileName(b.fileName(p)) {
+				return noPlan("the feed %s has its package %s at %q", b.q.Feeds[i].URL, p.Name, p.Filename)
+			}
+		}
+	}
+	return nil
 }
 
 // settle makes the plan certain if the solution is, and everything in it is of
@@ -246,11 +261,6 @@ func (b *planned) fetch(ctx context.Context, rep imagebuilder.Reporter) (*runner
 			}
 		}
 		for _, p := range b.wanted[i] {
-			name := b.fileName(p)
-			if name == "" || filepath.Base(name) != name {
-				return nil, imagebuilder.Errorf(imagebuilder.CodePackageDamaged,
-					"Error: The package %s has no usable file name in its feed's list. Please tell the server's operator.", p.Name)
-			}
 			if r := b.repositories[i]; r != nil {
 				files = append(files, r.PackageFile(p))
 			} else {

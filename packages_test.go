@@ -1,13 +1,19 @@
 package main
 
 import (
+	"compress/gzip"
 	"context"
+	"crypto/ed25519"
+	"encoding/base64"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -73,7 +79,7 @@ func newWorkshop(t testing.TB, o upstream.Options) *workshop {
 			}
 			return &runner.Builder{Dir: b.Dir, Generation: b.Generation, UpstreamURL: w.server.URL}, release, nil
 		}),
-		Planner: w, WorkDir: filepath.Join(data, "work"), KeysDir: filepath.Join(data, "build-keys"), Log: log,
+		Planner: w, Hidden: []string{data}, WorkDir: filepath.Join(data, "work"), KeysDir: filepath.Join(data, "build-keys"), Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -405,6 +411,81 @@ func TestRepositoriesOfARequest(t *testing.T) {
 		}
 	}
 	w.silent()
+}
+
+// A feed that keeps its packages in folders, or calls one as lists are called,
+// is left to opkg.
+func TestFeedWithOddFileNamesIsNotPlanned(t *testing.T) {
+	w := newWorkshop(t, upstream.Options{})
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	usign := func(data []byte) []byte { // usign's files, of keys and signatures alike
+		return []byte("untrusted comment: x\n" + base64.StdEncoding.EncodeToString(append([]byte("Ed12345678"), data...)) + "\n")
+	}
+	var list []byte
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		switch filepath.Base(r.URL.Path) {
+		case "Packages.gz":
+			z := gzip.NewWriter(rw)
+			z.Write(list)
+			z.Close()
+		case "Packages.sig":
+			rw.Write(usign(ed25519.Sign(private, list)))
+		default:
+			http.NotFound(rw, r)
+		}
+	}))
+	defer elsewhere.Close()
+	for file, odd := range map[string]bool{"x_1_all.ipk": false, "./x_1_all.ipk": false, "sub/x_1_all.ipk": true, "../x_1_all.ipk": true, "Packages.gz": true} {
+		list = fmt.Appendf(nil, "Package: x\nVersion: 1\nArchitecture: all\nFilename: %s\nSize: 3\nSHA256sum: %064d\n\n", file, 0)
+		_, err := w.planner.Plan(t.Context(), runner.Question{
+			Job: w.job("24.10.4", "ath79/generic", "tplink_archer-c7-v5", "x"), Manager: feeds.Opkg,
+			Wish: feeds.Wish{Requested: []string{"x"}}, Feeds: []runner.FeedLine{{Name: "mine", URL: elsewhere.URL + "/feed"}}, Keys: [][]byte{usign(public)},
+		})
+		if odd != errors.Is(err, runner.ErrNoPlan) || !odd && err != nil || odd && !strings.Contains(err.Error(), strconv.Quote(file)) {
+			t.Errorf("%s: got %v", file, err)
+		}
+	}
+}
+
+// What an ImageBuilder runs finds neither the server's key nor its database.
+func TestBuildersDoNotSeeTheServer(t *testing.T) {
+	cfg, err := demoConfig(t.TempDir(), "http://127.0.0.1:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.AdminTokenFile = filepath.Join(t.TempDir(), "token")
+	secrets := []string{filepath.Join(cfg.Data, "legacy-signing.key"), filepath.Join(cfg.Data, "attendant.db"), cfg.AdminTokenFile}
+	for _, name := range secrets {
+		if err := os.WriteFile(name, []byte("secret"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := runner.New(runner.Options{Builders: runner.BuildersFunc(nil), WorkDir: filepath.Join(cfg.Data, "work"), Hidden: hiddenFromBuilds(cfg)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	builder := filepath.Join(cfg.Data, "builders", "one")
+	if err := os.MkdirAll(builder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	makefile := "info:\n\t@cat " + strings.Join(secrets, " ") + " >seen; exit 1\n"
+	if err := os.WriteFile(filepath.Join(builder, "Makefile"), []byte(makefile), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Prepare(t.Context(), builder); err == nil {
+		t.Error("an ImageBuilder that fails was prepared")
+	}
+	want := ""
+	if !r.Abilities().Namespaces {
+		want = strings.Repeat("secret", len(secrets))
+	}
+	if seen, err := os.ReadFile(filepath.Join(builder, "seen")); err != nil || string(seen) != want {
+		t.Errorf("the build sees %q, %v", seen, err)
+	}
 }
 
 // BenchmarkPlannedBuild is a build with all stages, cold (nothing is there but the

@@ -161,7 +161,7 @@ func (w *watch) checkSandbox() []server.Warning {
 	}
 	findings := w.examiner.checkNamespaces()
 	if !w.abilities.Namespaces {
-		const loss = "Builds have no namespaces of their own, so what they run sees this machine's processes and network. "
+		const loss = "Builds have no namespaces of their own, so what they run sees this machine's processes and network, and can read the files of this server's user: its signing key, its database, the operator's token. "
 		for _, f := range findings {
 			if f.Name == "namespaces" && f.Status != fine {
 				f.Detail = loss + f.Detail

@@ -32,7 +32,7 @@ func TestWarningsOfAMachine(t *testing.T) {
 		{"no namespaces", func(m *fakeMachine, w *watch) {
 			m.files["/proc/sys/user/max_user_namespaces"] = "0\n"
 			w.abilities = sandbox.Abilities{}
-		}, server.WarnNoSandbox, []string{"sees this machine's processes", "sudo sysctl -w user.max_user_namespaces"}},
+		}, server.WarnNoSandbox, []string{"sees this machine's processes", "can read the files of this server's user: its signing key", "sudo sysctl -w user.max_user_namespaces"}},
 		{"namespaces forbidden for no reason to be seen", func(m *fakeMachine, w *watch) {
 			w.abilities = sandbox.Abilities{}
 		}, server.WarnNoSandbox, []string{"The system forbids them. What to do:"}},

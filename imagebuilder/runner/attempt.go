@@ -274,7 +274,7 @@ func (a *attempt) run(ctx context.Context, args []string) (*step, error) {
 	if a.local != "" {
 		c.NoNetwork, c.ReadOnly = true, []string{a.local}
 	}
-	c.Layer = a.layer
+	c.Layer, c.Shown = a.layer, []string{a.dir}
 	c.Dir = a.layer.Path()
 	c.Record = filepath.Join(a.dir, sandbox.RecordName)
 	return s, s.run(ctx, c)
@@ -289,6 +289,7 @@ func (r *Runner) command(args []string, s *step) *sandbox.Command {
 		MaxLine: maxStepLine,
 		Idle:    r.o.StepIdle,
 		Nice:    r.o.Nice,
+		Hidden:  r.o.Hidden,
 	}
 }
 

@@ -17,8 +17,10 @@ import (
 // builder after it.
 //
 // The key is no secret and proves nothing: the build reads it, so a package's
-// script could, and no router trusts it. What routers trust is signed outside
-// of the build. That is also why it is made here, and not the same everywhere:
+// script could, and no router trusts it. What clients trust is signed outside
+// of the build, with a key that builds do not see (Options.Hidden) where the
+// system grants them mount namespaces; without, they can read what the server
+// can. That is also why it is made here, and not the same everywhere:
 // a builder trusts package lists that are signed with it.
 
 const (

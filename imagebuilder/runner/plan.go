@@ -244,6 +244,9 @@ func lay(dir string, lines []FeedLine, fetched []FetchedFeed) ([]string, error) 
 			if filepath.Base(name) != name {
 				return nil, fmt.Errorf("%q is not a file's name", name)
 			}
+			if _, twice := feed.Data[name]; twice {
+				return nil, fmt.Errorf("the feed %s has two files named %q", lines[i].URL, name)
+			}
 			if err := link(from, filepath.Join(folders[i], name)); err != nil {
 				return nil, err
 			}
@@ -252,7 +255,7 @@ func lay(dir string, lines []FeedLine, fetched []FetchedFeed) ([]string, error) 
 			if filepath.Base(name) != name {
 				return nil, fmt.Errorf("%q is not a file's name", name)
 			}
-			if err := os.WriteFile(filepath.Join(folders[i], name), data, 0o644); err != nil {
+			if err := writeNew(filepath.Join(folders[i], name), data); err != nil {
 				return nil, err
 			}
 		}
@@ -264,12 +267,33 @@ func lay(dir string, lines []FeedLine, fetched []FetchedFeed) ([]string, error) 
 }
 
 // link gives a kept file another name: a hard link, which outlives the file's
-// being dropped, else a symbolic one.
+// being dropped, else a copy. A symbolic link would lead to where builds see
+// nothing.
 func link(from, to string) error {
 	if os.Link(from, to) == nil {
 		return nil
 	}
-	return os.Symlink(from, to)
+	return copyFile(from, to)
+}
+
+// writeNew makes a file. It never writes into one that is there, which may be
+// a kept one by another name.
+func writeNew(name string, data []byte) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Close())
+}
+
+// reservedNames are files of a feed's folder that are not packages.
+var reservedNames = []string{"Packages", "Packages.gz", "Packages.sig", apkIndexName}
+
+// ValidPackageFileName tells whether a package of a feed may be called name in
+// the feed's folder: a name and no path, and not that of a list.
+func ValidPackageFileName(name string) bool {
+	return name != "" && name != "." && name != ".." && !strings.ContainsAny(name, "/\x00") && !slices.Contains(reservedNames, name)
 }
 
 // folderName tells people which feed a folder is.
@@ -304,5 +328,5 @@ func packList(folder string) error {
 	if err := z.Close(); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(folder, "Packages.gz"), packed.Bytes(), 0o644)
+	return writeNew(filepath.Join(folder, "Packages.gz"), packed.Bytes())
 }

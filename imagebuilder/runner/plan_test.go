@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -316,6 +317,51 @@ func TestLayMakesAListThatOpkgAsksFor(t *testing.T) {
 	}
 	if _, err := lay(t.TempDir(), nil, []FetchedFeed{{}}); err == nil {
 		t.Error("a feed too many was laid out")
+	}
+}
+
+// A feed whose list calls a package "Packages.gz" must not have the list
+// written through the link into what is kept for all builds.
+func TestLayNeverWritesIntoWhatIsKept(t *testing.T) {
+	for _, feed := range []struct {
+		file string
+		data map[string][]byte
+	}{
+		{"Packages.gz", map[string][]byte{"Packages.gz": []byte("list")}},
+		{"Packages", map[string][]byte{"Packages": []byte("list")}},
+		{"Packages.sig", map[string][]byte{"Packages": []byte("list"), "Packages.sig": []byte("signature")}},
+		{"packages.adb", map[string][]byte{"packages.adb": []byte("list")}},
+	} {
+		kept := filepath.Join(t.TempDir(), "kept")
+		if err := os.WriteFile(kept, []byte("a package"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		_, err := lay(t.TempDir(), []FeedLine{{Name: "evil"}}, []FetchedFeed{{Files: map[string]string{feed.file: kept}, Data: feed.data}})
+		if err == nil || !strings.Contains(err.Error(), "two files named") {
+			t.Errorf("%s: got %v", feed.file, err)
+		}
+		if data, err := os.ReadFile(kept); err != nil || string(data) != "a package" {
+			t.Errorf("%s: what is kept became %q, %v", feed.file, data, err)
+		}
+		link := filepath.Join(t.TempDir(), "link")
+		if err := os.Link(kept, link); err != nil {
+			t.Fatal(err)
+		}
+		if err := writeNew(link, []byte("list")); !errors.Is(err, fs.ErrExist) {
+			t.Errorf("written over a link: %v", err)
+		}
+	}
+}
+
+func TestValidPackageFileName(t *testing.T) {
+	for name, want := range map[string]bool{
+		"a_1_all.ipk": true, "a-1.apk": true, "..a.ipk": true,
+		"": false, ".": false, "..": false, "sub/a.ipk": false, "/a.ipk": false, "a\x00.ipk": false,
+		"Packages": false, "Packages.gz": false, "Packages.sig": false, "packages.adb": false,
+	} {
+		if got := ValidPackageFileName(name); got != want {
+			t.Errorf("%q: %t", name, got)
+		}
 	}
 }
 

@@ -80,6 +80,10 @@ type Options struct {
 	// images, so that an image is the same when its builder is unpacked anew;
 	// "" leaves one in each builder. See Prepare.
 	KeysDir string
+	// Hidden are files and folders, absolute, that builds do not see where the
+	// system grants mount namespaces, but for their builder and their own
+	// folder in WorkDir.
+	Hidden []string
 
 	Log *slog.Logger
 	Now func() time.Time

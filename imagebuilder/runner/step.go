@@ -95,7 +95,7 @@ func (r *Runner) prepare(ctx context.Context, dir string) error {
 	run := func(args ...string) (*step, error) {
 		s := new(step)
 		c := r.command(args, s)
-		c.Dir = dir
+		c.Dir, c.Shown = dir, []string{dir}
 		return s, s.run(ctx, c)
 	}
 	s, err := run("make", "info")

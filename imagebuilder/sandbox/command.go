@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -66,6 +67,13 @@ type Command struct {
 	// ReadOnly are folders, absolute, that the command can read but not
 	// change, where it gets a mount namespace.
 	ReadOnly []string
+	// Hidden are files and folders, absolute, that the command does not see,
+	// where it gets a mount namespace: a file is empty, of a folder only
+	// Shown is there, and where the folders of Layer are.
+	Hidden []string
+	// Shown are folders, absolute, that the command sees though they lie in
+	// hidden ones.
+	Shown []string
 
 	Nice  int    // added to the niceness, 0 to 19
 	Layer *Layer // the view of a tree to run in; nil for none
@@ -108,8 +116,10 @@ func (c *Command) spec() (*spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &spec{Path: path, Args: c.Args, Env: c.Env, Dir: c.Dir, Nice: c.Nice, ReadOnly: c.ReadOnly}
+	s := &spec{Path: path, Args: c.Args, Env: c.Env, Dir: c.Dir, Nice: c.Nice, ReadOnly: c.ReadOnly, Hidden: c.Hidden}
+	s.Shown = slices.Clone(c.Shown)
 	if c.Layer != nil {
+		s.Shown = append(s.Shown, c.Layer.shown()...)
 		s.Overlay = c.Layer.overlay()
 		if s.Dir == "" {
 			s.Dir = c.Layer.Path()

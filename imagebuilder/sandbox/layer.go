@@ -104,6 +104,14 @@ func (l *Layer) overlay() *overlaySpec {
 	}
 }
 
+// shown are the folders that a command needs for the view.
+func (l *Layer) shown() []string {
+	if l.method == Overlay {
+		return []string{l.lower, l.dir}
+	}
+	return []string{l.dir}
+}
+
 func (l *Layer) writable() string {
 	if l.method == Overlay {
 		return filepath.Join(l.dir, "upper")

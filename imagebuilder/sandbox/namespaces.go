@@ -65,7 +65,7 @@ var namespaces = sync.OnceValue(func() namespaceMode {
 		modes = append([]namespaceMode{{mount: true, pid: true}}, modes...)
 	}
 	for _, mode := range modes {
-		if tryMode(mode, &spec{Probe: true}) == nil {
+		if tryMode(mode, &spec{Probe: true, Hidden: []string{os.TempDir()}}) == nil {
 			return mode
 		}
 	}

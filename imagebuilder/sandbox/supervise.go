@@ -42,7 +42,7 @@ type spec struct {
 	Nice    int
 	Overlay *overlaySpec
 
-	ReadOnly []string
+	Hidden, Shown, ReadOnly []string
 
 	Mount, PID, User, Net bool // the namespaces it was given
 	Probe                 bool // set up, try the overlay, run nothing
@@ -168,6 +168,11 @@ func (s *spec) setUp() error {
 		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 			return fmt.Errorf("making mounts private: %w", err)
 		}
+		if len(s.Hidden) > 0 {
+			if err := hide(s.Hidden, s.Shown); err != nil {
+				return fmt.Errorf("hiding what is not the command's: %w", err)
+			}
+		}
 	}
 	if s.Overlay != nil {
 		if err := s.Overlay.mount(s.User); err != nil {
@@ -190,6 +195,11 @@ func (s *spec) setUp() error {
 		// Without it programs see the processes of the parent namespace;
 		// containers may forbid it.
 		_ = unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	}
+	if s.Mount {
+		if err := keepMounts(); err != nil {
+			return err
+		}
 	}
 	if s.User {
 		if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {

@@ -25,6 +25,10 @@ const (
 	// identityPrefix begins the names of packages that are known by apk's
 	// hash of them, in place of the file's sum.
 	identityPrefix = "apk-"
+	// packageMode is of packages in place, which builds link to; partMode of
+	// those on their way.
+	packageMode = 0o444
+	partMode    = 0o644
 )
 
 // Packages are package files on disk, content-addressed:
@@ -105,6 +109,11 @@ func OpenPackages(o PackagesOptions) (*Packages, error) {
 		if err != nil || !info.Mode().IsRegular() {
 			continue
 		}
+		if info.Mode().Perm() != packageMode { // a crash came between the rename and the change
+			if err := os.Chmod(s.path(entry.Name()), packageMode); err != nil {
+				return nil, fmt.Errorf("opening the package store: %w", err)
+			}
+		}
 		h := &heldPackage{key: entry.Name(), size: info.Size(), used: info.ModTime(), touched: info.ModTime()}
 		s.held[h.key] = h
 		s.used += h.disk()
@@ -125,16 +134,18 @@ func validPackageKey(key string) bool {
 		strings.Trim(key[len(identityPrefix):], "0123456789abcdef") == ""
 }
 
-// sweep drops downloads that nobody has gone on with for long.
+// sweep drops downloads that nobody has gone on with for long, and sees to it
+// that the others can be gone on with.
 func (s *Packages) sweep() {
 	entries, err := os.ReadDir(filepath.Join(s.o.Dir, partsDir))
 	if err != nil {
 		return
 	}
 	for _, entry := range entries {
+		part := filepath.Join(s.o.Dir, partsDir, entry.Name())
 		info, err := entry.Info()
-		if err != nil || s.o.Now().Sub(info.ModTime()) > keepPart || !validPackageKey(entry.Name()) {
-			os.Remove(filepath.Join(s.o.Dir, partsDir, entry.Name()))
+		if err != nil || s.o.Now().Sub(info.ModTime()) > keepPart || !validPackageKey(entry.Name()) || os.Chmod(part, partMode) != nil {
+			os.Remove(part)
 		}
 	}
 }

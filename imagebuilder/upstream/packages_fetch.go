@@ -341,15 +341,12 @@ func (s *Packages) fetch(ctx context.Context, u *Upstream, key string, file *Pac
 		}
 		return err
 	}
-	info, err := os.Stat(part)
+	info, err := putInPlace(part, s.path(key))
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := os.Rename(part, s.path(key)); err != nil {
-		return err
-	}
 	h := &heldPackage{key: key, size: info.Size(), checked: true, used: info.ModTime(), touched: info.ModTime()}
 	s.held[key] = h
 	s.used += h.disk()
@@ -358,10 +355,26 @@ func (s *Packages) fetch(ctx context.Context, u *Upstream, key string, file *Pac
 	return nil
 }
 
+// putInPlace gives a whole, synced download its final name and makes that durable.
+// Only there is the file closed to writing: a part stays one that can be gone
+// on with, whenever the power goes.
+func putInPlace(part, name string) (os.FileInfo, error) {
+	if err := os.Rename(part, name); err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(name, packageMode); err != nil {
+		return nil, err
+	}
+	if err := syncDir(filepath.Dir(name)); err != nil {
+		return nil, fmt.Errorf("syncing the package store: %w", err)
+	}
+	return os.Stat(name)
+}
+
 // download gets the rest of a package into part, checks it and syncs it.
 // resumed tells that a part of it was there before.
 func (s *Packages) download(ctx context.Context, u *Upstream, part string, file *PackageFile, f *packageFlight) (resumed bool, err error) {
-	out, err := os.OpenFile(part, os.O_RDWR|os.O_CREATE, 0o644)
+	out, err := os.OpenFile(part, os.O_RDWR|os.O_CREATE, partMode)
 	if err != nil {
 		return false, err
 	}
@@ -382,9 +395,6 @@ func (s *Packages) download(ctx context.Context, u *Upstream, part string, file 
 		return resumed, fmt.Errorf("%s has another sum: %w", file.URL, errDamaged)
 	}
 	if err := checkPackage(file, out); err != nil {
-		return resumed, err
-	}
-	if err := out.Chmod(0o444); err != nil {
 		return resumed, err
 	}
 	return resumed, out.Sync()

@@ -184,6 +184,64 @@ func TestPackageIsResumedAfterARestart(t *testing.T) {
 	}
 }
 
+// A power cut may leave a whole download that has not its final name, closed
+// to writing, or one that has it and is not closed yet.
+func TestPackageThatAPowerCutLeft(t *testing.T) {
+	f, files := packageFeed(t, 300_000, "a", "b")
+	dir := t.TempDir()
+	store := filepath.Join(dir, "packages")
+	part, placed := filepath.Join(store, partsDir, files[0].key()), filepath.Join(store, files[1].key())
+	if err := os.MkdirAll(filepath.Dir(part), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, mode := range map[string]os.FileMode{part: 0o444, placed: 0o644} {
+		_, content := packageNamed(map[string]string{part: "a", placed: "b"}[name], 300_000)
+		if err := os.WriteFile(name, []byte(content), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	u := openTest(t, Options{URL: f.URL, Dir: dir})
+	for name, want := range map[string]os.FileMode{part: 0o644, placed: 0o444} {
+		if info, err := os.Stat(name); err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s after the start: %v, %v; want mode %o", name, info, err, want)
+		}
+	}
+	set := mustFetch(t, u, files, nil)
+	defer set.Release()
+	for i, path := range set.Paths {
+		data, err := os.ReadFile(path)
+		if err != nil || hexSum(data) != files[i].Package.SHA256 {
+			t.Errorf("%s: %v", path, err)
+		}
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o444 {
+			t.Errorf("%s: %v, %v", path, info, err)
+		}
+	}
+	if f.requests() != 0 {
+		t.Errorf("%d requests for what was whole", f.requests())
+	}
+	if parts := partsOf(t, u); len(parts) != 0 {
+		t.Errorf("left over: %v", parts)
+	}
+}
+
+// Until it has its final name a download stays one that can be written.
+func TestDownloadStaysWritable(t *testing.T) {
+	f, files := packageFeed(t, 300_000, "a")
+	u := openTest(t, Options{URL: f.URL})
+	part := filepath.Join(u.o.Dir, "packages", partsDir, files[0].key())
+	if _, err := u.packages.download(t.Context(), u, part, &files[0], &packageFlight{}); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(part); err != nil || info.Mode().Perm() != 0o644 || info.Size() != 300_000 {
+		t.Errorf("%v, %v", info, err)
+	}
+	mustFetch(t, u, files, nil).Release()
+	if f.requests() != 1 {
+		t.Errorf("%d requests", f.requests())
+	}
+}
+
 func TestPackagesThatAreNotWhatTheListSays(t *testing.T) {
 	tests := []struct {
 		name     string
