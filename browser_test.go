@@ -42,14 +42,14 @@ type browser struct {
 }
 
 // startBrowser starts Debian's Chromium; it ends with the test. Pictures of
-// all states go to the folder ATTENDANT_SCREENSHOTS.
+// all states go to the folder PAGE_TEST_SCREENSHOTS.
 func startBrowser(t testing.TB) *browser {
 	t.Helper()
 	path, err := exec.LookPath("chromium")
 	if err != nil {
 		t.Fatal("chromium is missing. On Debian: sudo apt-get install chromium")
 	}
-	shots := os.Getenv("ATTENDANT_SCREENSHOTS")
+	shots := os.Getenv("PAGE_TEST_SCREENSHOTS")
 	if shots != "" {
 		if err := os.MkdirAll(shots, 0o755); err != nil {
 			t.Fatal(err)
@@ -82,7 +82,7 @@ func startBrowser(t testing.TB) *browser {
 const axeVersion = "4.14.1"
 
 var axeOnce = sync.OnceValues(func() (string, error) {
-	path := os.Getenv("ATTENDANT_AXE")
+	path := os.Getenv("PAGE_TEST_AXE")
 	if path == "" {
 		dir, err := os.MkdirTemp("", "attendant-test-axe-")
 		if err != nil {
@@ -91,7 +91,7 @@ var axeOnce = sync.OnceValues(func() (string, error) {
 		defer os.RemoveAll(dir)
 		out, err := exec.Command("npm", "install", "--silent", "--no-save", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", dir, "axe-core@"+axeVersion).CombinedOutput()
 		if err != nil {
-			return "", fmt.Errorf("fetch axe-core by npm (or name its axe.min.js in ATTENDANT_AXE): %w\n%s", err, out)
+			return "", fmt.Errorf("fetch axe-core by npm (or name its axe.min.js in PAGE_TEST_AXE): %w\n%s", err, out)
 		}
 		path = filepath.Join(dir, "node_modules", "axe-core", "axe.min.js")
 	}
@@ -99,7 +99,7 @@ var axeOnce = sync.OnceValues(func() (string, error) {
 	return string(script), err
 })
 
-// axeScript is axe-core, which finds what keeps people out: ATTENDANT_AXE
+// axeScript is axe-core, which finds what keeps people out: PAGE_TEST_AXE
 // names its axe.min.js, or else npm fetches it.
 func axeScript(t testing.TB) string {
 	t.Helper()

@@ -57,7 +57,7 @@ done
 
 step "axe-core, for the browser tests"
 npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$out/axe" axe-core@4.14.1
-export ATTENDANT_AXE="$out/axe/node_modules/axe-core/axe.min.js"
+export PAGE_TEST_AXE="$out/axe/node_modules/axe-core/axe.min.js"
 
 step "tests, race detector on"
 if ! go test -race -count=1 -timeout 14m -v ./... > "$out/tests" 2>&1; then

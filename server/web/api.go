@@ -126,6 +126,7 @@ type apiError struct {
 	Stdout       string
 	Stderr       string
 	Replacements map[string][]string
+	RequestHash  string `json:"request_hash"` // of a build that failed
 }
 
 func (e *apiError) Error() string { return fmt.Sprintf("%d: %s", e.Status, e.Detail) }

@@ -111,8 +111,11 @@ func (s *Site) request(w http.ResponseWriter, r *http.Request, _ string) {
 	}
 	if err != nil {
 		e := detailOf(err)
-		s.showDevice(w, r, e.Status, sel, e)
-		return
+		if !imagebuilder.ValidHash(e.RequestHash) || len(e.Problems) > 0 {
+			s.showDevice(w, r, e.Status, sel, e)
+			return
+		}
+		built.RequestHash = e.RequestHash // a build that has failed before: its page tells why
 	}
 	address := "/build/" + built.RequestHash
 	if sel.From != "" {
