@@ -73,19 +73,25 @@ func wish(r imagebuilder.Request, t *upstream.Target) feeds.Wish {
 	return w
 }
 
-// Impossible tells why no image can come of a request. Feeds of the request's
-// own are not looked into: of such a request nothing is certain.
-func (c *catalogue) Impossible(ctx context.Context, r imagebuilder.Request, g imagebuilder.Generation) *imagebuilder.Error {
+// foreseeable returns a request's target and its packages where these are all
+// that an image of it can hold; else the packages are nil.
+func (c *catalogue) foreseeable(ctx context.Context, r imagebuilder.Request, g imagebuilder.Generation) (*upstream.Target, *feeds.Universe) {
 	if len(r.Repositories) > 0 {
-		return nil
+		return nil, nil
 	}
 	t, err := c.current(ctx, r, g)
 	if err != nil || t == nil {
-		return nil // the build will tell
+		return nil, nil
 	}
-	u := whole(t)
+	return t, whole(t)
+}
+
+// Impossible tells why no image can come of a request. Feeds of the request's
+// own are not looked into: of such a request nothing is certain.
+func (c *catalogue) Impossible(ctx context.Context, r imagebuilder.Request, g imagebuilder.Generation) *imagebuilder.Error {
+	t, u := c.foreseeable(ctx, r, g)
 	if u == nil {
-		return nil
+		return nil // the build will tell
 	}
 	w := wish(r, t)
 	s := u.Solve(w)
@@ -102,14 +108,10 @@ func (c *catalogue) Impossible(ctx context.Context, r imagebuilder.Request, g im
 // before the build: where the resolver is, and nothing else than the packages of
 // the release has a say.
 func (c *catalogue) Content(ctx context.Context, r imagebuilder.Request, g imagebuilder.Generation) string {
-	if len(r.Repositories) > 0 || r.VersionCode != "" && r.VersionCode != g.Revision {
+	if r.VersionCode != "" && r.VersionCode != g.Revision {
 		return ""
 	}
-	t, err := c.current(ctx, r, g)
-	if err != nil || t == nil {
-		return ""
-	}
-	u := whole(t)
+	t, u := c.foreseeable(ctx, r, g)
 	if u == nil {
 		return ""
 	}
