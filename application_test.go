@@ -162,20 +162,23 @@ func sampleUpstream(t testing.TB, slow time.Duration) string {
 	return srv.URL
 }
 
+// apiImage is one image of a reply.
+type apiImage struct {
+	Name, Type, Filesystem, SHA256 string
+	Size                           int64
+}
+
 type apiReply struct {
 	HTTP        int
-	Status      int    `json:"status"`
-	Detail      string `json:"detail"`
-	Code        string `json:"code"`
-	Stage       string `json:"stage"`
-	RequestHash string `json:"request_hash"`
-	BinDir      string `json:"bin_dir"`
-	Images      []struct {
-		Name, Type, Filesystem, SHA256 string
-		Size                           int64
-	} `json:"images"`
-	Manifest map[string]string `json:"manifest"`
-	BuildCmd []string          `json:"build_cmd"`
+	Status      int               `json:"status"`
+	Detail      string            `json:"detail"`
+	Code        string            `json:"code"`
+	Stage       string            `json:"stage"`
+	RequestHash string            `json:"request_hash"`
+	BinDir      string            `json:"bin_dir"`
+	Images      []apiImage        `json:"images"`
+	Manifest    map[string]string `json:"manifest"`
+	BuildCmd    []string          `json:"build_cmd"`
 
 	Replacements map[string][]string `json:"replacements"`
 }

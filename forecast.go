@@ -9,6 +9,7 @@ import (
 	"attendant/imagebuilder"
 	"attendant/imagebuilder/feeds"
 	"attendant/imagebuilder/runner"
+	"attendant/imagebuilder/upstream"
 	"attendant/queue"
 	"attendant/server"
 	"attendant/store"
@@ -44,8 +45,8 @@ func sizeTarget(r imagebuilder.Request) store.SizeTarget {
 }
 
 // flash tells how large the image of a resolved request will be, with the
-// selection that was found for it.
-func (f *forecasts) flash(r imagebuilder.Request, s *feeds.Solution, w feeds.Wish) *server.FlashSize {
+// selection that was found for it among t's packages.
+func (f *forecasts) flash(r imagebuilder.Request, t *upstream.Target, s *feeds.Solution, w feeds.Wish) *server.FlashSize {
 	target, filesystem := sizeTarget(r), defaultFilesystem
 	if r.Filesystem != nil {
 		filesystem = cmp.Or(*r.Filesystem, filesystem)
@@ -58,16 +59,25 @@ func (f *forecasts) flash(r imagebuilder.Request, s *feeds.Solution, w feeds.Wis
 	if err != nil {
 		f.log.Warn("the devices' limits cannot be read", "err", err)
 	}
-	seen := make([]feeds.Observation, 0, len(sizes))
+	seen := make([]feeds.Observation, 0, len(sizes)+1)
 	for _, s := range sizes {
 		seen = append(seen, feeds.Observation{Profile: s.Profile, Filesystem: filesystem, Download: s.Download, Flash: s.Flash})
+	}
+	limit := limits.Of(r.Profile)
+	if p := t.Profiles.Profiles[r.Profile]; p != nil {
+		if o, ok := readyMade(r, p, t.Universe(), w); ok {
+			seen = append(seen, o)
+		}
+		if limits.Builder == "" && limit == 0 {
+			limit = p.ImageSize // until its ImageBuilder tells which are enforced
+		}
 	}
 	weight := s.Weigh(w)
 	if len(r.Repositories) > 0 || len(s.Problems) > 0 {
 		// It is not the whole selection that was weighed.
 		weight.Unknown++
 	}
-	told := feeds.NewForecast(weight, r.Profile, filesystem, limits.Of(r.Profile), seen)
+	told := feeds.NewForecast(weight, r.Profile, filesystem, limit, seen)
 	size := &server.FlashSize{
 		Verdict: string(told.Verdict), Estimate: told.Estimate, Low: told.Low, High: told.High, Limit: told.Limit, Over: told.Over,
 		Detail: told.Detail, Largest: []server.LargePackage{},
@@ -76,6 +86,24 @@ func (f *forecasts) flash(r imagebuilder.Request, s *feeds.Solution, w feeds.Wis
 		size.Largest = append(size.Largest, server.LargePackage(p))
 	}
 	return size
+}
+
+// readyMade is what upstream's own image of a request's device shows, where
+// profiles.json tells its size.
+func readyMade(r imagebuilder.Request, p *upstream.Profile, u *feeds.Universe, w feeds.Wish) (feeds.Observation, bool) {
+	image, ok := upgradeImage(r, p.Images)
+	if !ok || u == nil {
+		return feeds.Observation{}, false
+	}
+	own := feeds.Wish{Default: w.Default, Device: w.Device}
+	s := u.Solve(own)
+	weight := s.Weigh(own)
+	if len(s.Problems) > 0 || weight.Unknown > 0 || weight.Hollow > 0 || weight.Download <= 0 {
+		return feeds.Observation{}, false
+	}
+	return feeds.Observation{
+		Profile: p.ID, Filesystem: cmp.Or(image.Filesystem, defaultFilesystem), Download: weight.Download, Flash: image.Size,
+	}, true
 }
 
 // builder reads from an unpacked ImageBuilder what its devices take, unless it

@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -71,6 +73,33 @@ func TestForecastOfTheSample(t *testing.T) {
 	// The forecast alone refuses nothing.
 	if failed := await(t, p.base, request(comfast, `["bigpkg"]`)); failed.Status != 500 || failed.Code != string(imagebuilder.CodeImageTooBig) {
 		t.Errorf("it is not the build that tells: %+v", failed)
+	}
+	maps := solve(request(comfast, `["offline-maps"]`))
+	if maps.Verdict != "too_big" || maps.Low <= limit || maps.Over <= 0 || maps.Largest[0].Name != "offline-maps" || !strings.Contains(maps.Detail, "it is too big by about") {
+		t.Errorf("of what can only be too big: %+v", maps)
+	}
+	if failed := await(t, p.base, request(comfast, `["offline-maps"]`)); failed.Status != 500 || failed.Code != string(imagebuilder.CodeImageTooBig) {
+		t.Errorf("it was to be too big: %+v", failed)
+	}
+}
+
+// Upstream's own images tell the sizes of what was never built here.
+func TestForecastFromReadyMadeImages(t *testing.T) {
+	p := startConfigured(t, "")
+	request := `{"version":"SNAPSHOT",` + archerC7 + `,"packages":["luci","htop"]}`
+	_, body := post(t, p.base+"/api/v1/solve", request)
+	var s server.Solved
+	if err := json.Unmarshal([]byte(body), &s); err != nil || s.Sizes.Flash == nil {
+		t.Fatalf("%v in %s", err, body)
+	}
+	built := await(t, p.base, request)
+	at := slices.IndexFunc(built.Images, func(i apiImage) bool { return i.Type == "sysupgrade" })
+	if at < 0 {
+		t.Fatalf("%+v", built)
+	}
+	image := built.Images[at]
+	if f := s.Sizes.Flash; f.Verdict != "fits" || f.Limit != 15794176 || f.Low > image.Size || f.High < image.Size {
+		t.Errorf("%+v of %+v", f, image)
 	}
 }
 

@@ -282,7 +282,12 @@ func (c *catalogue) Solve(ctx context.Context, r imagebuilder.Request, g imagebu
 			Requested: requested[p.Name] || requested[base], Default: byDefault[p.Name] || byDefault[base],
 		})
 	}
-	solved.Sizes.Flash = c.forecasts.flash(r, s, w)
+	solved.Sizes.Flash = c.forecasts.flash(r, t, s, w)
+	if len(solved.Problems) == 0 && solved.Sizes.Flash.Verdict == string(feeds.TooBig) {
+		solved.Repairs = nonNil(u.Lighten(w, s, func(w feeds.Wish, s *feeds.Solution) bool {
+			return c.forecasts.flash(r, t, s, w).Verdict != string(feeds.TooBig)
+		}))
+	}
 	solved.Detail = verdict(solved)
 	return solved, nil
 }
@@ -308,16 +313,18 @@ func verdict(s *server.Solved) string {
 		b.WriteString("This selection cannot be built. " + s.Problems[0].Detail)
 	case len(s.Problems) > 0:
 		b.WriteString("This selection can probably not be built; only the ImageBuilder knows for certain. " + s.Problems[0].Detail)
+	case s.Sizes.Flash != nil && s.Sizes.Flash.Verdict == string(feeds.TooBig):
+		fmt.Fprintf(&b, "These %d packages go together, but not into this device.", len(s.Packages))
 	case s.Certain:
 		fmt.Fprintf(&b, "This selection can be built: %d packages.", len(s.Packages))
 	default:
 		fmt.Fprintf(&b, "This selection can probably be built: %d packages.", len(s.Packages))
 	}
-	if len(s.Repairs) > 0 {
-		b.WriteString(" What would work: " + s.Repairs[0].Detail)
-	}
 	if f := s.Sizes.Flash; f != nil && len(s.Problems) == 0 && f.Estimate > 0 {
 		b.WriteString(" " + f.Detail)
+	}
+	if len(s.Repairs) > 0 {
+		b.WriteString(" What would work: " + s.Repairs[0].Detail)
 	}
 	return b.String()
 }

@@ -23,18 +23,23 @@ const archerC7 = `"target":"ath79/generic","profile":"tplink_archer-c7-v5"`
 func TestSolveOfTheSample(t *testing.T) {
 	p := startConfigured(t, "")
 	var transcript strings.Builder
-	for _, packages := range []string{
-		`["luci","tmux"]`,
-		`["lucy","tmx"]`,
-		`["auc"]`,
-		`["conflict-a","conflict-b"]`,
-		`["dnsmasq-full"]`,
-		`["dnsmasq-full","-dnsmasq"]`,
-		`["broken-chain"]`,
-		`["kernel-pinned"]`,
-		`["needs-mta","libubox20240329"]`,
+	const release, snapshot = `"version":"24.10.4",` + archerC7, `"version":"SNAPSHOT","target":"ath79/generic","profile":"comfast_cf-e314n-v2"`
+	for _, tt := range []struct{ device, packages string }{
+		{release, `["luci","tmux"]`},
+		{release, `["lucy","tmx"]`},
+		{release, `["auc"]`},
+		{release, `["conflict-a","conflict-b"]`},
+		{release, `["dnsmasq-full"]`},
+		{release, `["dnsmasq-full","-dnsmasq"]`},
+		{release, `["broken-chain"]`},
+		{release, `["kernel-pinned"]`},
+		{release, `["needs-mta","libubox20240329"]`},
+		{snapshot, `["luci"]`},
+		{snapshot, `["bigpkg"]`},
+		{snapshot, `["offline-maps","luci"]`},
 	} {
-		_, body := post(t, p.base+"/api/v1/solve", `{"version":"24.10.4",`+archerC7+`,"packages":`+packages+`}`)
+		packages := tt.packages
+		_, body := post(t, p.base+"/api/v1/solve", `{`+tt.device+`,"packages":`+packages+`}`)
 		var s server.Solved
 		if err := json.Unmarshal([]byte(body), &s); err != nil {
 			t.Fatalf("%s: %v in %s", packages, err, body)

@@ -116,7 +116,10 @@ func (f *Forecast) judge() {
 	switch {
 	case f.Low > f.Limit:
 		f.Verdict = TooBig
-		f.Detail = fmt.Sprintf("%s: it is too big by about %s. Leave packages out.", size, kibibytes(f.Over))
+		f.Detail = fmt.Sprintf("%s: it is too big by about %s.", size, kibibytes(f.Over))
+		if len(f.Largest) > 0 {
+			f.Detail += fmt.Sprintf(" The largest package beyond the default ones is %s with %s.", f.Largest[0].Name, mebibytes(f.Largest[0].InstalledSize))
+		}
 	case f.High <= f.Limit:
 		f.Verdict = Fits
 		f.Detail = size + ": it fits."

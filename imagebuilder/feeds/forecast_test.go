@@ -99,7 +99,7 @@ func TestForecastInWords(t *testing.T) {
 		{Forecast{Estimate: 6 * mib, Low: 5894 * kib, High: 6394 * kib, Limit: limit}, "The image will have about 6.0 MiB of 7.8 MiB, give or take 0.24 MiB: it fits."},
 		{Forecast{Estimate: 7700 * kib, Low: 7400 * kib, High: 8000 * kib, Limit: limit}, "The image will have about 7.5 MiB of 7.8 MiB, give or take 0.29 MiB: it should just fit. Only the build can tell."},
 		{Forecast{Estimate: 8000 * kib, Low: 7700 * kib, High: 8300 * kib, Limit: limit}, "The image will have about 7.8 MiB of 7.8 MiB, give or take 0.29 MiB: it may be too big. Only the build can tell."},
-		{Forecast{Estimate: 9000 * kib, Low: 8700 * kib, High: 9300 * kib, Limit: limit}, "The image will have about 8.8 MiB of 7.8 MiB, give or take 0.29 MiB: it is too big by about 1064 KiB. Leave packages out."},
+		{Forecast{Estimate: 9000 * kib, Low: 8700 * kib, High: 9300 * kib, Limit: limit}, "The image will have about 8.8 MiB of 7.8 MiB, give or take 0.29 MiB: it is too big by about 1064 KiB."},
 		{Forecast{Estimate: 3 * mib, Low: 2 * mib, High: 9 * mib, Limit: limit}, "The image will have between 2.0 MiB and 9.0 MiB of 7.8 MiB: it may be too big. Only the build can tell."},
 		{Forecast{Estimate: 9000 * kib, Low: 8700 * kib, High: 9300 * kib}, "The image will have about 8.8 MiB, give or take 0.29 MiB. What the device takes is not known."},
 	} {

@@ -217,6 +217,32 @@ func TestRepairs(t *testing.T) {
 	}
 }
 
+func TestLighten(t *testing.T) {
+	u := small(t, "Package: base\nSize: 100\n\nPackage: shared\nSize: 500\n\nPackage: map\nSize: 900\nDepends: shared\n\nPackage: viewer\nSize: 50\nDepends: shared\n\n"+
+		"Package: web\nSize: 300\nDepends: base\n\nPackage: tiny\nSize: 1")
+	for _, tt := range []struct {
+		requested string
+		limit     int64
+		want      []string
+	}{
+		{"map tiny", 200, []string{"Leave out map. [tiny]"}},
+		{"map web tiny", 1600, []string{"Leave out map. [web tiny]", "Leave out web. [map tiny]"}},
+		// shared goes only with both.
+		{"map viewer web", 800, []string{"Leave out map. Leave out web. [viewer]"}},
+		{"map viewer", 110, []string{"Leave out map. Leave out viewer. []"}},
+		{"base tiny", 50, nil},
+	} {
+		w := feeds.Wish{Default: []string{"base"}, Requested: strings.Fields(tt.requested)}
+		var got []string
+		for _, r := range u.Lighten(w, u.Solve(w), func(_ feeds.Wish, s *feeds.Solution) bool { return s.Download() <= tt.limit }) {
+			got = append(got, r.Detail+" ["+strings.Join(r.Packages, " ")+"]")
+		}
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("%s in %d (-want +got):\n%s", tt.requested, tt.limit, diff)
+		}
+	}
+}
+
 func TestAWishForAllAndOneForNothingKnown(t *testing.T) {
 	u := feeds.NewUniverse(feeds.Opkg, arch, release(t))
 	everything, _ := u.Search("", 0, 5000)

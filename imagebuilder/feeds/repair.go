@@ -75,10 +75,36 @@ func (u *Universe) Repairs(w Wish, s *Solution, suggest func(name string) []stri
 	return r.found
 }
 
+// Lighten returns changes to the requested packages after which small accepts
+// the wish, whose solution s is too big: single ones that suffice, else the
+// fewest together. All were tried.
+func (u *Universe) Lighten(w Wish, s *Solution, small func(Wish, *Solution) bool) []imagebuilder.Repair {
+	if len(w.Requested) > largeWish {
+		return nil
+	}
+	r := repairer{Universe: u, wish: w, tries: maxTries, small: small}
+	var edits []edit
+	for _, p := range s.spare(w) {
+		if len(edits) == maxEdits {
+			break
+		}
+		edits = append(edits, edit{"Leave out " + p.name, p.name, ""})
+	}
+	const alone = 4 // that are tried by themselves
+	for _, e := range edits[:min(alone, len(edits))] {
+		r.try([]edit{e})
+	}
+	for n := 2; n <= len(edits) && len(r.found) == 0; n++ {
+		r.try(edits[:n])
+	}
+	return r.found
+}
+
 type repairer struct {
 	*Universe
 	wish    Wish
 	suggest func(string) []string
+	small   func(Wish, *Solution) bool // nil: whatever is possible will do
 	tries   int
 	tried   []string // the lists tried
 	found   []imagebuilder.Repair
@@ -205,7 +231,7 @@ func (r *repairer) try(edits []edit) {
 	r.tries--
 	wish := r.wish
 	wish.Requested = repair.Packages
-	if s := r.Solve(wish); len(s.Problems) > 0 {
+	if s := r.Solve(wish); len(s.Problems) > 0 || r.small != nil && !r.small(wish, s) {
 		return
 	}
 	const maxDetails = 4

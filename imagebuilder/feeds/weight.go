@@ -36,6 +36,21 @@ type Sized struct {
 // target's nor the device's default ones need.
 func (s *Solution) Weigh(w Wish) Weight {
 	weight := weigh(s.Selected)
+	needed := s.neededBy(slices.Concat(w.Default, w.Device))
+	for _, p := range s.Selected {
+		if !needed[p.Package] && p.InstalledSize > 0 {
+			weight.Optional = append(weight.Optional, Sized{p.BaseName(), p.InstalledSize})
+		}
+	}
+	slices.SortStableFunc(weight.Optional, func(a, b Sized) int {
+		return cmp.Or(cmp.Compare(b.InstalledSize, a.InstalledSize), strings.Compare(a.Name, b.Name))
+	})
+	return weight
+}
+
+// neededBy returns the selected packages that those named need, with what is
+// in every image; "-name" names none.
+func (s *Solution) neededBy(names []string) map[*Package]bool {
 	byName := map[string]*Package{}
 	// Those called so come before those that provide it.
 	for _, p := range s.Selected {
@@ -57,7 +72,7 @@ func (s *Solution) Weigh(w Wish) Weight {
 			open = append(open, p)
 		}
 	}
-	for _, name := range slices.Concat(w.Default, w.Device) {
+	for _, name := range names {
 		if !strings.HasPrefix(name, "-") {
 			need(name)
 		}
@@ -73,15 +88,38 @@ func (s *Solution) Weigh(w Wish) Weight {
 			need(r.Name)
 		}
 	}
-	for _, p := range s.Selected {
-		if !needed[p.Package] && p.InstalledSize > 0 {
-			weight.Optional = append(weight.Optional, Sized{p.BaseName(), p.InstalledSize})
+	return needed
+}
+
+// spare is how many bytes of package files would go with each requested
+// package, the most first; those that save nothing are left out.
+func (s *Solution) spare(w Wish) []spared {
+	own := set(w.Default, w.Device)
+	var list []spared
+	for i, name := range w.Requested {
+		if strings.HasPrefix(name, "-") || own[name] {
+			continue
+		}
+		needed := s.neededBy(slices.Concat(w.Default, w.Device, w.Requested[:i], w.Requested[i+1:]))
+		var bytes int64
+		for _, p := range s.Selected {
+			if !needed[p.Package] {
+				bytes += p.Size
+			}
+		}
+		if bytes > 0 {
+			list = append(list, spared{name, bytes})
 		}
 	}
-	slices.SortStableFunc(weight.Optional, func(a, b Sized) int {
-		return cmp.Or(cmp.Compare(b.InstalledSize, a.InstalledSize), strings.Compare(a.Name, b.Name))
+	slices.SortStableFunc(list, func(a, b spared) int {
+		return cmp.Or(cmp.Compare(b.bytes, a.bytes), strings.Compare(a.name, b.name))
 	})
-	return weight
+	return list
+}
+
+type spared struct {
+	name  string
+	bytes int64
 }
 
 func weigh(selected []Selected) Weight {

@@ -182,6 +182,9 @@ func TestImage(t *testing.T) {
 			if diff := cmp.Diff(want.SupportedDevices, got.SupportedDevices); diff != "" {
 				t.Error(diff)
 			}
+			if diff := cmp.Diff(want.FileSizeLimits, got.FileSizeLimits); diff != "" {
+				t.Error(diff)
+			}
 			p.Profiles, upstreams.Profiles = nil, nil
 			if diff := cmp.Diff(upstreams, p); diff != "" {
 				t.Errorf("profiles.json differs from upstream's: %s", diff)

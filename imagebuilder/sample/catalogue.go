@@ -15,8 +15,9 @@ var catalogueText string
 
 // packageFile is one file of a package; its content is made from its path.
 type packageFile struct {
-	path string // absolute on the router
-	size int    // bytes; 0 lets the content decide
+	path  string // absolute on the router
+	size  int    // bytes; 0 lets the content decide
+	zeros bool   // it holds nothing else
 }
 
 // initScript is a service of a package.
@@ -193,6 +194,7 @@ func (e *entry) resolve(r *release, t *target, abi map[string]string, expand *st
 	}
 	for _, f := range strings.Fields(get("Files")) {
 		path, size, _ := strings.Cut(f, ":")
+		size, zeros := strings.CutSuffix(size, ":zeros")
 		n := 0
 		if size != "" {
 			var err error
@@ -200,7 +202,7 @@ func (e *entry) resolve(r *release, t *target, abi map[string]string, expand *st
 				return nil, fmt.Errorf("size of %s: %w", path, err)
 			}
 		}
-		p.files = append(p.files, packageFile{path: path, size: n})
+		p.files = append(p.files, packageFile{path: path, size: n, zeros: zeros})
 	}
 	for _, f := range strings.Fields(get("Init")) {
 		name, start, ok := strings.Cut(f, "=")

@@ -51,7 +51,7 @@ func content(p *pkg, f packageFile, r *release, t *target) ([]byte, int64) {
 	default:
 		text = fmt.Sprintf("# %s of %s %s, a package of attendant's sample distribution\n", f.path, p.base, p.version)
 	}
-	if f.size > 1<<20 {
+	if f.zeros {
 		return zeros()[:f.size], mode
 	}
 	if extra := f.size - len(text); extra > 0 {

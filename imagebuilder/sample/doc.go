@@ -13,7 +13,9 @@
 // conflict-a and conflict-b, fileclash-a and fileclash-b, dnsmasq-full beside
 // dnsmasq, failing-postinst, and bigpkg, which is too big for the 8 MB
 // devices (comfast_cf-e314n-v2 says so on file descriptor 8,
-// tplink_tl-wr1043nd-v1 in mktplinkfw's words) and for ROOTFS_PARTSIZE=8.
+// tplink_tl-wr1043nd-v1 in mktplinkfw's words) and for ROOTFS_PARTSIZE=8. As
+// it holds zeros only the build shows that; of offline-maps (from
+// 24.10.4 on, ath79/generic) its size in the index says it.
 // The alias "wndr3700" belongs to two devices.
 //
 // From 24.10.3 to 24.10.4 auc was renamed to owut, and vim-full was split
@@ -57,7 +59,7 @@
 //   - package_depends works in a tree that was never used; package_whatdepends
 //     lists in the order of names.
 //   - The stderr of a good build is quiet: no dd, no set -x.
-//   - profiles.json has no file_size_limits and no git_commit.
+//   - profiles.json has no git_commit.
 //
 // Where the sample and the real ImageBuilder differ the real one is right.
 package sample

@@ -194,9 +194,10 @@ type profilesJSON struct {
 	VersionCode     string            `json:"version_code"`
 	VersionNumber   string            `json:"version_number"`
 	Profiles        map[string]struct {
-		DevicePackages   []string `json:"device_packages"`
-		ImagePrefix      string   `json:"image_prefix"`
-		SupportedDevices []string `json:"supported_devices"`
+		DevicePackages   []string         `json:"device_packages"`
+		ImagePrefix      string           `json:"image_prefix"`
+		SupportedDevices []string         `json:"supported_devices"`
+		FileSizeLimits   map[string]int64 `json:"file_size_limits"`
 		Titles           []struct{ Vendor, Model string }
 		Images           []struct {
 			Name, Type, Filesystem, SHA256 string

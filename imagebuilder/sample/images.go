@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Sizes of the stand-ins for what a real release has, in bytes.
 const (
-	readyImageSize = 6 << 10
+	readyImageSize = 6 << 10 // of images whose size profiles.json does not tell
 	kernelSize     = 192 << 10
+	sectorSize     = 64 << 10 // kernel and root of an image are padded to it
 )
 
 // imageInfo and targetInfo are profiles.json; keys in the order of their names.
@@ -19,11 +21,13 @@ type imageInfo struct {
 	Name           string `json:"name"`
 	SHA256         string `json:"sha256"`
 	SHA256Unsigned string `json:"sha256_unsigned"`
+	Size           int    `json:"size,omitempty"` // bytes
 	Type           string `json:"type"`
 }
 
 type profileInfo struct {
 	DevicePackages   []string            `json:"device_packages"`
+	FileSizeLimits   map[string]int      `json:"file_size_limits,omitempty"` // bytes
 	ImagePrefix      string              `json:"image_prefix"`
 	Images           []imageInfo         `json:"images"`
 	SupportedDevices []string            `json:"supported_devices"`
@@ -72,18 +76,33 @@ func (w *tree) images(r *release, t *target, folder string, pkgs []*pkg) error {
 			SupportedDevices: p.aliases,
 			Titles:           p.titles(),
 		}
+		if r.apk && p.limit > 0 {
+			pi.FileSizeLimits = map[string]int{"image": p.limit}
+		}
 		if pi.SupportedDevices == nil {
 			pi.SupportedDevices = []string{}
 		}
 		for _, filesystem := range t.filesystems() {
 			for _, kind := range p.images {
 				name := fmt.Sprintf("%s-%s-%s.%s", pi.ImagePrefix, filesystem, kind.kind, kind.ext)
-				data := noise("ready-made image "+name, readyImageSize)
+				size := readyImageSize
+				if r.apk && kind == sysupgrade {
+					chosen, err := selection(r, t, pkgs, p.packages)
+					if err != nil {
+						return err
+					}
+					size = flashSize(chosen, r, t)
+				}
+				data := noise("ready-made image "+name, size)
 				if err := w.put(folder+"/"+name, data, r); err != nil {
 					return err
 				}
 				s := sum(data)
-				pi.Images = append(pi.Images, imageInfo{filesystem, name, s, s, kind.kind})
+				info := imageInfo{Filesystem: filesystem, Name: name, SHA256: s, SHA256Unsigned: s, Type: kind.kind}
+				if r.apk {
+					info.Size = size
+				}
+				pi.Images = append(pi.Images, info)
 			}
 		}
 		info.Profiles[p.id] = pi
@@ -105,6 +124,22 @@ func (w *tree) images(r *release, t *target, folder string, pkgs []*pkg) error {
 // defaultManifest lists the default packages with all they depend on, as the
 // release's own manifest does.
 func defaultManifest(r *release, t *target, pkgs []*pkg) ([]byte, error) {
+	chosen, err := selection(r, t, pkgs, nil)
+	if err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	for _, p := range pkgs {
+		if chosen[p] {
+			fmt.Fprintf(&out, "%s - %s\n", p.name, p.version)
+		}
+	}
+	return out.Bytes(), nil
+}
+
+// selection is the target's default packages and a device's own, "-name"
+// taking one out, with all that they depend on.
+func selection(r *release, t *target, pkgs []*pkg, device []string) (map[*pkg]bool, error) {
 	providers := map[string]*pkg{}
 	for _, p := range pkgs {
 		for _, name := range p.provides {
@@ -134,16 +169,25 @@ func defaultManifest(r *release, t *target, pkgs []*pkg) ([]byte, error) {
 		}
 		return nil
 	}
-	for _, name := range append(t.defaultPackages(r), "kernel") {
+	for _, name := range slices.Concat(t.defaultPackages(r), device, []string{"kernel"}) {
+		if strings.HasPrefix(name, "-") || slices.Contains(device, "-"+name) {
+			continue
+		}
 		if err := add(name); err != nil {
 			return nil, err
 		}
 	}
-	var out bytes.Buffer
-	for _, p := range pkgs {
-		if chosen[p] {
-			fmt.Fprintf(&out, "%s - %s\n", p.name, p.version)
+	return chosen, nil
+}
+
+// flashSize is about what the sample's ImageBuilder makes of the packages: the
+// kernel and a root file system that does not compress.
+func flashSize(chosen map[*pkg]bool, r *release, t *target) int {
+	root := 0
+	for p := range chosen {
+		for _, f := range contents(p, r, t) {
+			root += len(f.data)
 		}
 	}
-	return out.Bytes(), nil
+	return kernelSize + (root+sectorSize-1)/sectorSize*sectorSize
 }

@@ -139,43 +139,44 @@ while :; do echo x >>child; sleep 0.02; done`
 func TestStoppingEndsEverything(t *testing.T) {
 	cause := errors.New("enough")
 	tests := map[string]struct {
-		limit func(c *Command)
-		ctx   func() (context.Context, context.CancelFunc)
-		want  error
+		end  func(c *Command, after time.Duration)
+		want error
 	}{
-		"whole limit": {limit: func(c *Command) { c.Timeout = 200 * time.Millisecond }, want: ErrTimedOut},
-		"silence":     {limit: func(c *Command) { c.Idle = 200 * time.Millisecond }, want: ErrStalled},
-		"context": {
-			limit: func(*Command) {},
-			ctx: func() (context.Context, context.CancelFunc) {
-				return context.WithTimeoutCause(context.Background(), 200*time.Millisecond, cause)
-			},
-			want: cause,
-		},
+		"whole limit": {func(c *Command, after time.Duration) { c.Timeout = after }, ErrTimedOut},
+		"silence":     {func(c *Command, after time.Duration) { c.Idle = after }, ErrStalled},
+		"context":     {func(*Command, time.Duration) {}, cause},
 	}
 	inModes(t, func(t *testing.T, run func(context.Context, *Command) (Result, error)) {
 		for name, tt := range tests {
 			t.Run(name, func(t *testing.T) {
-				ctx, cancel := context.Background(), context.CancelFunc(func() {})
-				if tt.ctx != nil {
-					ctx, cancel = tt.ctx()
-				}
-				defer cancel()
 				dir := t.TempDir()
-				var h heard
-				c := h.command(dir, "sh", "-c", stubborn)
-				tt.limit(c)
-				began := time.Now()
-				if _, err := run(ctx, c); !errors.Is(err, tt.want) {
-					t.Fatalf("got %v, want %v", err, tt.want)
-				}
-				if d := time.Since(began); d > 4*time.Second {
-					t.Errorf("ending it took %s", d)
+				// On a busy machine it may take long until both are at work.
+				for after := 200 * time.Millisecond; ; after *= 3 {
+					var h heard
+					c := h.command(dir, "sh", "-c", stubborn)
+					tt.end(c, after)
+					ctx, cancel := context.Background(), context.CancelFunc(func() {})
+					if tt.want == cause {
+						ctx, cancel = context.WithTimeoutCause(ctx, after, cause)
+					}
+					_, err := run(ctx, c)
+					cancel()
+					if !errors.Is(err, tt.want) {
+						t.Fatalf("got %v, want %v", err, tt.want)
+					}
+					if exists(dir, "child") && exists(dir, "grandchild") || after > 10*time.Second {
+						break
+					}
 				}
 				isQuiet(t, dir, "child", "grandchild")
 			})
 		}
 	})
+}
+
+func exists(dir, name string) bool {
+	_, err := os.Stat(filepath.Join(dir, name))
+	return err == nil
 }
 
 // isQuiet fails if one of the files is missing or still grows.
@@ -205,9 +206,16 @@ func TestTermComesFirst(t *testing.T) {
 	inModes(t, func(t *testing.T, run func(context.Context, *Command) (Result, error)) {
 		var h heard
 		c := h.command(t.TempDir(), "sh", "-c", `trap 'echo orderly; exit 0' TERM; echo ready; while :; do sleep 0.02; done`)
-		c.Timeout, c.Grace = 300*time.Millisecond, 5*time.Second
-		result, err := run(t.Context(), c)
-		if !errors.Is(err, ErrTimedOut) || result.Duration > 4*time.Second {
+		c.Grace = time.Minute
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cause, hear := errors.New("enough"), c.Stdout
+		c.Stdout = func(line string) {
+			hear(line)
+			if line == "ready" {
+				cancel(cause)
+			}
+		}
+		if result, err := run(ctx, c); !errors.Is(err, cause) {
 			t.Errorf("got %+v, %v", result, err)
 		}
 		if !slices.Equal(h.out, []string{"ready", "orderly"}) {
@@ -226,17 +234,14 @@ func TestLeftoversOfAGoodCommand(t *testing.T) {
 		if err != nil || result.ExitCode != 0 || !slices.Equal(h.out, []string{"done"}) {
 			t.Fatalf("got %+v, %v, %q", result, err, h.out)
 		}
-		if result.Duration > 1500*time.Millisecond {
-			t.Errorf("it took %s: something waited for the leftover", result.Duration)
-		}
 		isQuiet(t, dir, "grandchild")
 	})
 }
 
 func TestOutputKeepsIdleLimitAway(t *testing.T) {
 	var h heard
-	c := h.command(t.TempDir(), "sh", "-c", `for i in 1 2 3 4 5 6 7 8; do printf .; sleep 0.1; done`)
-	c.Idle = 500 * time.Millisecond
+	c := h.command(t.TempDir(), "sh", "-c", `for i in 1 2 3 4 5 6 7 8; do printf .; sleep 0.3; done`)
+	c.Idle = 2 * time.Second
 	if result, err := c.Run(t.Context()); err != nil || !slices.Equal(h.out, []string{"........"}) {
 		t.Errorf("got %+v, %v, %q", result, err, h.out)
 	}

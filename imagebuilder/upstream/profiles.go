@@ -43,6 +43,7 @@ type Profile struct {
 	SupportedDevices []string
 	ImagePrefix      string
 	Images           []imagebuilder.Image
+	ImageSize        int64 // bytes that the device's definition allows its image; known after 24.10, else 0
 
 	members map[string]json.RawMessage
 }
@@ -95,6 +96,10 @@ func ParseProfiles(data []byte) (*ProfilesJSON, error) {
 		lenient(profile.members["supported_devices"], &profile.SupportedDevices)
 		lenient(profile.members["image_prefix"], &profile.ImagePrefix)
 		lenient(profile.members["images"], &profile.Images)
+		var limits map[string]json.RawMessage
+		lenient(profile.members["file_size_limits"], &limits)
+		lenient(limits["image"], &profile.ImageSize)
+		profile.ImageSize = max(profile.ImageSize, 0)
 		p.Profiles[id] = profile
 	}
 	if len(p.Profiles) == 0 {

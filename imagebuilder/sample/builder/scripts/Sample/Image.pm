@@ -264,6 +264,7 @@ sub overview {
         supported_devices => $profile->{devices},
         titles            => [ { vendor => $device->{Vendor}, model => $device->{Model} } ],
     };
+    $info{profiles}{$id}{file_size_limits} = { image => \"$device->{Limit}" } if $tree->{apk} && $device->{Limit};
     Sample::Tree::write_file("$bin/profiles.json", Sample::Json::encode(\%info), 0644);
     return 0;
 }
