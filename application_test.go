@@ -414,6 +414,7 @@ func TestImpossibleRequestsSayWhy(t *testing.T) {
 
 // A restart needs no upstream, and what was built before is there at once.
 func TestRestartWithoutUpstream(t *testing.T) {
+	t.Parallel()
 	tree := httptest.NewServer(http.FileServer(http.Dir(sampleTree(t, 0))))
 	data, addr := t.TempDir(), freeAddress(t)
 	t.Cleanup(func() { _ = removeScratch(data) })
@@ -474,6 +475,7 @@ func get(t testing.TB, url string) string {
 }
 
 func TestDemoOnce(t *testing.T) {
+	t.Parallel()
 	code, stdout, stderr := runAttendant(t, []string{"PATH=" + os.Getenv("PATH")}, "demo", "--once", "--listen", "127.0.0.1:0")
 	if code != 0 {
 		t.Fatalf("exit code %d\n%s%s", code, stdout, stderr)

@@ -23,6 +23,7 @@ import (
 // TestForecastOfTheSample: what is said of an image before it is built, and
 // what comes of it.
 func TestForecastOfTheSample(t *testing.T) {
+	t.Parallel()
 	p := startConfigured(t, "")
 	request := func(profile, packages string) string {
 		return `{"version":"24.10.4","target":"ath79/generic","profile":"` + profile + `","packages":` + packages + `}`

@@ -64,6 +64,7 @@ const (
 // Recorded bodies of every period are answered by a server with the sample
 // distribution as they were then. The answers stand in a golden file.
 func TestLegacyRecordings(t *testing.T) {
+	t.Parallel()
 	p := startConfigured(t, "")
 	tests := []struct {
 		file, path, kind, agent string

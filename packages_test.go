@@ -228,6 +228,7 @@ func (w *workshop) silent() {
 // Of a build make opens no connection, and it is called once: everything was
 // foreseen and fetched before.
 func TestMakeOpensNoConnection(t *testing.T) {
+	t.Parallel()
 	w := newWorkshop(t, upstream.Options{})
 	for _, tt := range sampleTargets {
 		t.Run(tt.version+" "+tt.target, func(t *testing.T) {
@@ -268,6 +269,7 @@ func TestMakeOpensNoConnection(t *testing.T) {
 // The same request is the same image, byte for byte, also when its builder was
 // unpacked anew.
 func TestImagesAreTheSameAgain(t *testing.T) {
+	t.Parallel()
 	w := newWorkshop(t, upstream.Options{})
 	sums := func() map[string]string {
 		built, _ := w.mustBuild(w.job("24.10.4", "ath79/generic", "tplink_archer-c7-v5", "cowsay"))
@@ -291,6 +293,7 @@ func TestImagesAreTheSameAgain(t *testing.T) {
 
 // A client that names a file system gets what is made of that one alone.
 func TestOnlyTheWantedFileSystemIsBuilt(t *testing.T) {
+	t.Parallel()
 	w := newWorkshop(t, upstream.Options{})
 	for _, version := range []string{"24.10.4", "SNAPSHOT"} {
 		for _, wanted := range []string{"squashfs", "ext4"} {
@@ -316,6 +319,7 @@ func TestOnlyTheWantedFileSystemIsBuilt(t *testing.T) {
 // Packages that upstream has not, or not as it says, end a build with a
 // sentence, and nothing is left behind.
 func TestPackagesThatUpstreamHasNot(t *testing.T) {
+	t.Parallel()
 	for name, spoil := range map[string]func(path string) error{
 		"missing": os.Remove,
 		"damaged": func(path string) error {
@@ -329,6 +333,7 @@ func TestPackagesThatUpstreamHasNot(t *testing.T) {
 		"cut": func(path string) error { return os.Truncate(path, 100) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorkshop(t, upstream.Options{})
 			job := w.job("24.10.4", "ath79/generic", "tplink_archer-c7-v5", "cowsay")
 			found, err := filepath.Glob(filepath.Join(w.tree, "releases/24.10.4/packages/mips_24kc/*/cowsay_*.ipk"))
@@ -353,6 +358,7 @@ func TestPackagesThatUpstreamHasNot(t *testing.T) {
 
 // Where the whole store is too small for one image that is said.
 func TestPackageBudgetTooSmall(t *testing.T) {
+	t.Parallel()
 	w := newWorkshop(t, upstream.Options{PackageBudget: 100_000})
 	_, _, err := w.build(w.job("24.10.4", "ath79/generic", "tplink_archer-c7-v5"))
 	if e := imagebuilder.AsError(err); e.Code != imagebuilder.CodeNoSpace || !strings.Contains(e.Detail, "package_budget") {
@@ -362,6 +368,7 @@ func TestPackageBudgetTooSmall(t *testing.T) {
 
 // A build that is canceled while it fetches ends at once.
 func TestFetchingIsCanceled(t *testing.T) {
+	t.Parallel()
 	w := newWorkshop(t, upstream.Options{})
 	job := w.job("24.10.4", "ath79/generic", "tplink_archer-c7-v5")
 	_, release, err := w.upstream.Builder(t.Context(), "24.10.4", "ath79/generic", job.Generation, nil)
@@ -388,6 +395,7 @@ func TestFetchingIsCanceled(t *testing.T) {
 // Feeds of a request's own go the same way: fetched, checked, and built from
 // without a network.
 func TestRepositoriesOfARequest(t *testing.T) {
+	t.Parallel()
 	w := newWorkshop(t, upstream.Options{})
 	elsewhere := httptest.NewServer(http.FileServer(http.Dir(w.tree)))
 	defer elsewhere.Close()
@@ -416,6 +424,7 @@ func TestRepositoriesOfARequest(t *testing.T) {
 // A feed that keeps its packages in folders, or calls one as lists are called,
 // is left to opkg.
 func TestFeedWithOddFileNamesIsNotPlanned(t *testing.T) {
+	t.Parallel()
 	w := newWorkshop(t, upstream.Options{})
 	public, private, err := ed25519.GenerateKey(nil)
 	if err != nil {

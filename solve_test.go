@@ -57,6 +57,7 @@ func TestSolveOfTheSample(t *testing.T) {
 
 // What is promised is what is built.
 func TestSolutionIsTheManifest(t *testing.T) {
+	t.Parallel()
 	p := startConfigured(t, "")
 	for _, request := range []string{
 		`{"version":"24.10.4",` + archerC7 + `,"packages":["luci","tmux","-ppp"]}`,

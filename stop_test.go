@@ -34,6 +34,7 @@ func beginBuild(t *testing.T, p *attendantProcess) string {
 
 // An orderly stop lets the running build finish.
 func TestStopLetsTheBuildFinish(t *testing.T) {
+	t.Parallel()
 	data, addr, upstream := t.TempDir(), freeAddress(t), sampleUpstream(t, 3*time.Second)
 	t.Cleanup(func() { _ = removeScratch(data) })
 	p := startProcess(t, addr, data, "--upstream", upstream)
@@ -50,6 +51,7 @@ func TestStopLetsTheBuildFinish(t *testing.T) {
 
 // A second signal cuts it; it is done again after the restart.
 func TestSecondSignalHurries(t *testing.T) {
+	t.Parallel()
 	data, addr, upstream := t.TempDir(), freeAddress(t), sampleUpstream(t, 10*time.Second)
 	t.Cleanup(func() { _ = removeScratch(data) })
 	p := startProcess(t, addr, data, "--upstream", upstream)
