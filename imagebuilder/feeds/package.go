@@ -1,6 +1,9 @@
 package feeds
 
-import "strings"
+import (
+	"strings"
+	"unsafe"
+)
 
 // Package is one package of a feed, in the words of opkg's Packages file.
 type Package struct {
@@ -78,6 +81,19 @@ type Index struct {
 	// odd are the names of skipped entries that have one: nobody may say of
 	// them that they are in no feed.
 	odd []string
+}
+
+// Memory estimates what the index keeps, in bytes.
+func (x *Index) Memory() int64 {
+	n := len(x.Packages) * int(unsafe.Sizeof(Package{}))
+	for i := range x.Packages {
+		p := &x.Packages[i]
+		relations := len(p.Depends) + len(p.Provides) + len(p.Conflicts) + len(p.Replaces) + len(p.InstallIf) + len(p.Recommends)
+		n += relations*int(unsafe.Sizeof(Relation{})) + len(p.Name) + len(p.Version) + len(p.Filename) + len(p.SHA256) +
+			len(p.Description) + len(p.Alternatives) + len(p.Origin) + len(p.Identity)
+	}
+	// The fields are parts of larger texts, which are kept as a whole.
+	return int64(n) * 4 / 3
 }
 
 // Versions returns the version of every package by its base name. Of packages

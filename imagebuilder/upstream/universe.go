@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"unsafe"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
@@ -223,15 +222,15 @@ func (x *universes) get(t *Target, list []Feed, lists []*packageList) (*parsed, 
 	}
 	made := &parsed{feeds: make([]feeds.Feed, len(lists))}
 	for i, l := range lists {
-		index, cost, err := x.index(t.u.state, l)
+		index, err := x.index(t.u.state, l)
 		if err != nil {
 			return nil, err
 		}
 		made.feeds[i] = feeds.Feed{Name: list[i].Name, Path: l.folder, Index: index}
 		made.of = append(made.of, l.sum)
-		made.cost += cost / 4 // its lookups by name
 	}
 	made.universe = feeds.NewUniverse(lists[0].manager(), t.Arch, made.feeds)
+	made.cost = made.universe.Memory()
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if p, ok := x.lru.Get(key); ok {
@@ -242,12 +241,12 @@ func (x *universes) get(t *Target, list []Feed, lists []*packageList) (*parsed, 
 }
 
 // index parses a list once for all who want it at the same time.
-func (x *universes) index(st *state, l *packageList) (*feeds.Index, int64, error) {
+func (x *universes) index(st *state, l *packageList) (*feeds.Index, error) {
 	for {
 		x.mu.Lock()
 		if p, ok := x.lru.Get(l.sum); ok {
 			x.mu.Unlock()
-			return p.index, p.cost, nil
+			return p.index, nil
 		}
 		flight := x.flights[l.sum]
 		if flight != nil {
@@ -265,12 +264,12 @@ func (x *universes) index(st *state, l *packageList) (*feeds.Index, int64, error
 		close(flight)
 		if err != nil {
 			x.mu.Unlock()
-			return nil, 0, fmt.Errorf("%s/%s: %w", l.folder, l.name, err)
+			return nil, fmt.Errorf("%s/%s: %w", l.folder, l.name, err)
 		}
-		p := &parsed{index: index, cost: weight(index)}
+		p := &parsed{index: index, cost: index.Memory()}
 		x.add(l.sum, p)
 		x.mu.Unlock()
-		return p.index, p.cost, nil
+		return p.index, nil
 	}
 }
 
@@ -298,23 +297,4 @@ func (x *universes) add(key string, p *parsed) {
 			}
 		}
 	}
-}
-
-// weight estimates what an index takes in memory, in bytes.
-func weight(x *feeds.Index) int64 {
-	n := len(x.Packages) * int(unsafe.Sizeof(feeds.Package{}))
-	relations := func(rs []feeds.Relation) {
-		n += len(rs) * int(unsafe.Sizeof(feeds.Relation{}))
-		for _, r := range rs {
-			n += len(r.Name) + len(r.Version)
-		}
-	}
-	for i := range x.Packages {
-		p := &x.Packages[i]
-		n += len(p.Name) + len(p.Version) + len(p.Filename) + len(p.SHA256) + len(p.Description) + len(p.Identity)
-		relations(p.Depends)
-		relations(p.Provides)
-		relations(p.Conflicts)
-	}
-	return int64(n)
 }
