@@ -129,7 +129,7 @@ func (c *solveCmd) write(w io.Writer, s *server.Solved) error {
 	}
 	fmt.Fprintf(&b, "\n%d packages, %s to download, %s installed.\n", len(s.Packages),
 		humanize.IBytes(uint64(max(0, s.Sizes.Download))), humanize.IBytes(uint64(max(0, s.Sizes.Installed))))
-	if f := s.Sizes.Flash; f != nil {
+	if f := s.Sizes.Flash; f != nil && !strings.Contains(s.Detail, f.Detail) {
 		fmt.Fprintln(&b, printable(f.Detail))
 	}
 	if c.List {
