@@ -47,10 +47,11 @@ type attempt struct {
 	out   *progress
 	feeds []string // addresses of the request's own feeds
 
-	plan    *Plan    // nil where there is none
-	fetched *Fetched // what plan has fetched
-	local   string   // folder of the build's own feeds, "" for none
-	ran     *step    // the last one about packages; nil before the first
+	plan    *Plan             // nil where there is none
+	fetched *Fetched          // what plan has fetched
+	local   string            // folder of the build's own feeds, "" for none
+	folders map[string]string // addresses of the folders in it, to those of the feeds
+	ran     *step             // the last one about packages; nil before the first
 
 	upstream string // where the builder's own feeds are; "" leaves them
 }
@@ -277,7 +278,9 @@ func (a *attempt) run(ctx context.Context, args []string) (*step, error) {
 	c.Layer, c.Shown = a.layer, []string{a.dir}
 	c.Dir = a.layer.Path()
 	c.Record = filepath.Join(a.dir, sandbox.RecordName)
-	return s, s.run(ctx, c)
+	err := s.run(ctx, c)
+	s.found.rename(a.folders)
+	return s, err
 }
 
 func (r *Runner) command(args []string, s *step) *sandbox.Command {

@@ -121,11 +121,18 @@ func (a *attempt) prepare(ctx context.Context, b *Builder, info *Info, profile I
 		return err
 	}
 	dir := filepath.Join(a.dir, "feeds")
-	folders, err := lay(dir, feedLines(t.feeds, t.apk, nil), a.fetched.Feeds)
+	lines := feedLines(t.feeds, t.apk, nil)
+	folders, err := lay(dir, lines, a.fetched.Feeds)
 	if err != nil {
 		return fmt.Errorf("laying out the build's feeds: %w", err)
 	}
-	a.local = dir
+	a.local, a.folders = dir, map[string]string{}
+	for i, folder := range folders {
+		if !t.apk { // opkg names them as URLs
+			folder = "file://" + folder
+		}
+		a.folders[folder] = lines[i].URL
+	}
 	t.feeds = localFeeds(t.feeds, t.apk, folders)
 	return nil
 }

@@ -329,6 +329,25 @@ func (f *findings) untrusted(list string) {
 	}
 }
 
+// rename puts addresses that people know in place of those below the folders
+// that stood in for feeds: folders' addresses to the feeds'.
+func (f *findings) rename(folders map[string]string) {
+	known := func(address string) string {
+		for folder, feed := range folders {
+			if rest, ok := strings.CutPrefix(address, folder); ok && (rest == "" || rest[0] == '/') {
+				return feed + rest
+			}
+		}
+		return address
+	}
+	for i := range f.lists {
+		f.lists[i].url = known(f.lists[i].url)
+	}
+	for i := range f.unsigned {
+		f.unsigned[i] = known(f.unsigned[i])
+	}
+}
+
 // list notes a package list that could not be had. A later code completes an
 // earlier note without one.
 func (f *findings) list(url string, code int) {

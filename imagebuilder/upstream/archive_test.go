@@ -241,7 +241,7 @@ func FuzzArchive(f *testing.F) {
 }
 
 // BenchmarkUnpack unpacks 2,000 files of 16 kB, as an ImageBuilder has them,
-// makes them read-only and durable.
+// closes the folders and makes all of it durable.
 func BenchmarkUnpack(b *testing.B) {
 	entries := []entry{{name: "ib/", kind: tar.TypeDir}}
 	for i := range 2000 {

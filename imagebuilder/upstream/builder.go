@@ -14,7 +14,8 @@ import (
 	"attendant/imagebuilder"
 )
 
-// Builder is an unpacked ImageBuilder. It is read-only and shared.
+// Builder is an unpacked ImageBuilder. It is shared: builds lay a view of their
+// own over it.
 type Builder struct {
 	Dir        string // its top folder; the folder above it belongs to it alone and may take what is worth keeping with it
 	Generation imagebuilder.Generation

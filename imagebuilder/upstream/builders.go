@@ -62,7 +62,8 @@ type marker struct {
 	Version int    `json:"version"`
 }
 
-const markerVersion = 1
+// markerVersion tells how a builder was unpacked: 2 leaves its files' modes.
+const markerVersion = 2
 
 func openBuilders(u *Upstream) (*builders, error) {
 	b := &builders{u: u, dir: filepath.Join(u.o.Dir, "builders"), held: map[string]*held{}, flights: map[string]*flight{}}
@@ -506,7 +507,10 @@ func (b *builders) evict() {
 	b.u.o.Log.Info("ImageBuilder evicted", "archive", h.Archive, "bytes", h.Size)
 }
 
-// seal makes a tree read-only and returns its size on disk.
+// seal closes a tree's folders to writing and returns its size on disk. Files
+// keep the modes of the archive, which are seen in images: boot partitions are
+// made of copies that keep them, and an ordinary user's copy of a file without
+// the write bit cannot be added to.
 func seal(dir string) (int64, error) {
 	var size int64
 	err := filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
@@ -518,7 +522,7 @@ func seal(dir string) (int64, error) {
 			return err
 		}
 		size += (info.Size() + 4095) / 4096 * 4096
-		if entry.Type()&fs.ModeSymlink != 0 {
+		if !entry.IsDir() {
 			return nil
 		}
 		return os.Chmod(name, info.Mode().Perm()&^0o222)

@@ -86,7 +86,7 @@ func TestBuilderIsUnpackedPreparedAndSealed(t *testing.T) {
 	if b.Generation != target.Generation || b.Size < 1000 || prepared != 1 {
 		t.Errorf("builder %+v, prepared %d times", b, prepared)
 	}
-	for name, want := range map[string]fs.FileMode{"": fs.ModeDir | 0o555, "Makefile": 0o444, "scripts/run.sh": 0o555, ".profiles.mk": 0o444, "copy": 0o444} {
+	for name, want := range map[string]fs.FileMode{"": fs.ModeDir | 0o555, "scripts": fs.ModeDir | 0o555, "Makefile": 0o644, "scripts/run.sh": 0o755, ".profiles.mk": 0o644, "copy": 0o644} {
 		if info, err := os.Lstat(filepath.Join(b.Dir, name)); err != nil || info.Mode() != want {
 			t.Errorf("%q: %v, %v; want %v", name, info.Mode(), err, want)
 		}

@@ -62,14 +62,16 @@ sub build {
         return $code if $code;
     }
 
-    my $kernel = Sample::Tree::read_file("$tree->{top}/$tree->{config}{SAMPLE_KERNEL}") // die "no kernel\n";
+    my $vmlinuz = "$tree->{top}/$tree->{config}{SAMPLE_KERNEL}";
+    my $kernel = Sample::Tree::read_file($vmlinuz) // die "no kernel\n";
+    my $mode = (stat $vmlinuz)[2] & 07777;
     my @made;
     for my $filesystem (sort @filesystems) {
         my $content = Sample::Tree::read_file($root{$filesystem});
         for (split ' ', $device->{Images}) {
             my ($type, $ext) = split /\./, $_, 2;
             my $file = "$scratch/$prefix-$profile-$filesystem-$type.$ext";
-            Sample::Tree::write_file($file, image($device, $type, $kernel, $content), 0644);
+            Sample::Tree::write_file($file, image($device, $type, $kernel, $mode, $content), 0644);
             my $json = { file => $file, filesystem => $filesystem, type => $type };
             if (too_big($device, $file, $too_big_words)) {
                 print "Skip JSON creation for non existing file $file\n";
@@ -85,13 +87,15 @@ sub build {
 }
 
 # image puts the parts of an image together: a header that names its kind,
-# the kernel, the root file system, padding as flash sectors want it.
+# the kernel, the root file system, padding as flash sectors want it. A boot
+# partition keeps the kernel's mode, as the real one's copy does.
 sub image {
-    my ($device, $type, $kernel, $root) = @_;
+    my ($device, $type, $kernel, $mode, $root) = @_;
     return $root   if $type eq 'rootfs';
     return $kernel if $type eq 'kernel';
     my $head = pack 'a512', $type eq 'sysupgrade' ? '' : "OpenWrt sample image: $type for $device->{Device}";
     if ($device->{Partition}) {
+        substr($head, 504, 6) = sprintf '%06o', $mode;
         substr($head, 510, 2) = "\x55\xaa";
         return $head . $kernel . $root;
     }
