@@ -65,7 +65,7 @@ func nameOr(name, hash string) string {
 type adminDocument struct {
 	Distro, Name, Checked, Detail string
 	AgeSeconds                    int64 `json:"age_seconds"`
-	Stale                         bool
+	Stale, Absent                 bool
 	Bytes                         int64
 }
 
@@ -78,6 +78,7 @@ type adminPage struct {
 	Running, Ended   []adminJob // Ended newest first
 	Kept             []adminImage
 	Sound, Troubled  []adminDocument // Troubled are stale, or were never had
+	Lacking          []adminDocument // upstream has none
 	Unlisted         bool            // there are more images than are listed
 	PolicyList, Errs []named
 }
@@ -142,7 +143,9 @@ func newAdminPage(p *page, state *adminState) *adminPage {
 	}
 	d.Unlisted = len(d.Kept) < state.ImageCount
 	for _, document := range state.Documents {
-		if document.Stale || document.Detail != "" || !document.Known() {
+		if document.Absent {
+			d.Lacking = append(d.Lacking, document)
+		} else if document.Stale || document.Detail != "" || !document.Known() {
 			d.Troubled = append(d.Troubled, document)
 		} else {
 			d.Sound = append(d.Sound, document)
