@@ -85,7 +85,7 @@ func (s *Site) build(w http.ResponseWriter, r *http.Request, hash string) {
 	}
 	p := s.newPage(r, "start", self)
 	job := b.Job
-	d := &buildPage{Build: b, Hash: hash, From: from, Percent: -1, Short: p.Link(short)}
+	d := &buildPage{Build: b, Hash: hash, From: from, Percent: -1, Short: p.Base + short}
 	p.Data, p.Script = d, "build.js"
 	d.Title = job.Request.Profile
 	sel := selection{Target: job.Request.Target, Profile: job.Request.Profile, Version: job.Request.Version, From: from, Have: have, For: job.Request.Version}

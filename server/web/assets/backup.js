@@ -1,7 +1,7 @@
 // A router's backup is opened here, in the browser: it holds keys and
 // passwords. Only what tells of packages, release and device is taken out of it.
 
-const mostPacked = 32 << 20, mostUnpacked = 128 << 20, mostFiles = 20000;
+const mostPacked = 32 << 20, mostUnpacked = 64 << 20, mostFiles = 20000;
 const mostText = 256 << 10; // of one file
 
 const lines = (form) => (text) => text.split(/\r?\n/).filter((line) => form.test(line)).join("\n");
