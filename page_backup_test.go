@@ -166,7 +166,7 @@ not-known	unknown
 	tb.click("#paste summary")
 	tb.offer("backup.tar.gz", packed(t, archive(t, backupFiles(false))), "taken")
 	tb.click("#paste button")
-	tb.see("p.good")
+	tb.until(`document.querySelector("#search [name=have]")`)
 	tb.look("backup-no-device")
 	tb.typeIn("#q", "archer c7 v5")
 	tb.until(`document.querySelector("#devices .hint")?.textContent.startsWith("Devices found") && document.querySelector("#devices strong").textContent.includes("Archer C7 v5")`)

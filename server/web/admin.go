@@ -52,6 +52,9 @@ type adminImage struct {
 // Name is the device's, or else how the image can be told from others.
 func (i adminImage) Name() string { return nameOr(i.Profile, i.Hash) }
 
+// Short is enough of the hash to tell images of a device apart.
+func (i adminImage) Short() string { return i.Hash[:min(len(i.Hash), 8)] }
+
 // Name is as an image's.
 func (j adminJob) Name() string { return nameOr(j.Profile, j.Hash) }
 
