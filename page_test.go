@@ -307,10 +307,12 @@ func pageLanguages(t *testing.T, b *browser, base string) {
 		{"start", "/?q=tp-link"}, {"nothing-found", "/?q=zzzzzz"}, {"packages", "/packages?version=24.10.4&target=ath79/generic&q=ssl"},
 		{"device", archerPage + "&from=22.03.5&have=luci%3D1+wpad-basic-wolfssl+auc+bigpkg&remove=dropbear+ppp+netifd+wpad-basic-mbedtls"},
 		{"conflict", archerPage + "&p=conflict-a+conflict-b+tmuxx"}, {"x86", "/device?target=x86/64&profile=generic"},
-		{"result", "/build/" + done}, {"failed", "/build/" + failed}, {"status", "/status"}, {"gone", "/build/nosuch"},
+		{"result", "/build/" + done}, {"changed", "/build/" + done + "?from=22.03.5&have=luci%3D1+base-files%3D2+wpad-basic-wolfssl+away"}, {"no-release", archerPage + "&have=luci+tmux"},
+		{"carried", "/?from=22.03.5&target=ath79/generic&have=luci+tmux"}, {"failed", "/build/" + failed}, {"status", "/status"}, {"gone", "/build/nosuch"},
 	}
 	tb := b.tab(t, base)
 	tb.mean("404")
+	tb.do(command(emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: 320, Height: 640, DeviceScaleFactor: 1, Mobile: true}))
 	for _, lang := range []string{"en", "de", "es", "fr", "it", "pt"} {
 		for _, state := range states {
 			address := state.path
@@ -319,10 +321,11 @@ func pageLanguages(t *testing.T, b *browser, base string) {
 			} else {
 				address += "?lang=" + lang
 			}
-			tb.do(command(emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: 320, Height: 640, DeviceScaleFactor: 1, Mobile: true}))
 			tb.open(address)
 			tb.see("h1")
-			tb.do(chromedp.Evaluate[chromedp.Void](`document.querySelectorAll("main details").forEach(d => d.open = true)`))
+			// Everything is opened, and the sentences are shown that scripts show one at a time.
+			tb.do(chromedp.Evaluate[chromedp.Void](`document.querySelectorAll("main details").forEach(d => d.open = true);
+				document.querySelectorAll("#file-is, #checked-is").forEach(e => { e.innerText = Object.values(e.dataset).join("\n"); })`))
 			tb.fits(lang + " " + state.name + " at 320")
 			tb.picture(state.name + "-" + lang + "-320")
 			if got := eval[string](tb, `document.documentElement.lang`); got != lang {
