@@ -149,7 +149,9 @@ func (b *browser) tab(t testing.TB, base string, options ...step) *tab {
 		stop()
 		closeTab()
 	})
-	tb.do(command(cdplog.Enable, cdp.Empty{}), command(network.Enable, network.EnableParams{}))
+	tb.do(command(cdplog.Enable, cdp.Empty{}), command(network.Enable, network.EnableParams{}),
+		// Every tab is one that somebody looks at, however many there are.
+		command(emulation.SetFocusEmulationEnabled, emulation.SetFocusEmulationEnabledParams{Enabled: true}))
 	tb.do(options...)
 	tb.size(0)
 	return tb
@@ -313,12 +315,14 @@ func (tb *tab) until(condition string) {
 }
 
 // look takes pictures of the state at all sizes and checks what must hold in
-// every state: nothing is wider than the window, and axe finds nothing serious.
+// every state: nothing is wider than the window, everything reads from left to
+// right, and axe finds nothing.
 func (tb *tab) look(name string) {
 	tb.t.Helper()
 	for i, v := range viewports {
 		tb.size(i)
 		tb.fits(name + " at " + v.name)
+		tb.straight(name + " at " + v.name)
 		tb.picture(name + "-" + v.name)
 		if i == 0 {
 			tb.accessible(name)
@@ -359,6 +363,36 @@ func (tb *tab) fits(where string) {
 	}
 	if eval[bool](tb, `document.documentElement.scrollWidth > innerWidth`) {
 		tb.t.Errorf("%s: the page scrolls sideways", where)
+	}
+}
+
+// straight checks that no text has turned round another, as one that is written
+// from right to left can: texts in a line follow each other, and their letters
+// do.
+func (tb *tab) straight(where string) {
+	tb.t.Helper()
+	turned := eval[[]string](tb, `(() => {
+		const turned = [], range = document.createRange(), nodes = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+		const boxes = () => [...range.getClientRects()].filter(r => r.width);
+		let before, said;
+		for (let n; n = nodes.nextNode();) {
+			if (!n.data.trim() || !n.parentElement.checkVisibility() || n.parentElement.closest("pre, svg, textarea, .hidden")) continue;
+			range.selectNodeContents(n);
+			const all = boxes();
+			if (!all.length) continue;
+			const first = Math.min(...all.filter(r => r.top === all[0].top).map(r => r.left)), end = all.at(-1);
+			if (before && Math.abs(before.top - all[0].top) < 2 && first < before.left) turned.push(said + " | " + n.data.trim().slice(0, 60));
+			before = {top: end.top, left: Math.min(...all.filter(r => r.top === end.top).map(r => r.left))};
+			said = n.data.trim().slice(0, 60);
+			const i = n.data.search(/[a-z]{2}/);
+			if (i < 0) continue;
+			const [a, b] = [i, i + 1].map(at => { range.setStart(n, at); range.setEnd(n, at + 1); return boxes()[0]; });
+			if (a && b && a.top === b.top && b.left < a.left) turned.push(said);
+		}
+		return turned;
+	})()`)
+	if len(turned) > 0 {
+		tb.t.Errorf("%s: read backwards: %q", where, turned)
 	}
 }
 

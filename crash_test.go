@@ -13,18 +13,31 @@ import (
 	"time"
 )
 
-// crashRounds is how often the server is killed. Each round lasts less than a
-// build, so most kills hit one.
-const crashRounds = 50
+// crashRounds is how often servers are killed, crashServers how many there are
+// at a time: one works while another waits for its end. Each round lasts less
+// than a build, so most kills hit one.
+const (
+	crashRounds  = 50
+	crashServers = 2
+)
 
 // The power goes at random moments while clients submit. After each restart
 // nothing that was accepted is missing, no image is partial, and no two builds
 // run where one worker is configured.
 func TestKilledAtRandomMoments(t *testing.T) {
 	upstream := sampleUpstream(t, 0)
+	for server := range crashServers {
+		t.Run(fmt.Sprint("server ", server+1), func(t *testing.T) {
+			t.Parallel()
+			killedAtRandomMoments(t, upstream, int64(server), crashRounds/crashServers)
+		})
+	}
+}
+
+func killedAtRandomMoments(t *testing.T, upstream string, seed int64, rounds int) {
 	data, addr := t.TempDir(), freeAddress(t)
 	t.Cleanup(func() { _ = removeScratch(data) })
-	rng := rand.New(rand.NewSource(1))
+	rng := rand.New(rand.NewSource(seed + 1))
 	var (
 		mu       sync.Mutex
 		accepted = map[string]bool{}
@@ -40,7 +53,7 @@ func TestKilledAtRandomMoments(t *testing.T) {
 	start := func() *attendantProcess {
 		return startProcess(t, addr, data, "--upstream", upstream, "--workers", "1", "--log-level", "warn")
 	}
-	for round := range crashRounds {
+	for round := range rounds {
 		p := start()
 		if parallel := buildsUnder(t, data); len(parallel) > 1 {
 			t.Errorf("round %d: %d builds at once: %q", round, len(parallel), parallel)
@@ -49,7 +62,7 @@ func TestKilledAtRandomMoments(t *testing.T) {
 		submitting, stop := context.WithCancel(context.Background())
 		var clients sync.WaitGroup
 		for client := range 3 {
-			choice := rand.New(rand.NewSource(int64(round*10 + client)))
+			choice := rand.New(rand.NewSource(seed*1000 + int64(round*10+client)))
 			clients.Go(func() {
 				for submitting.Err() == nil {
 					chosen := packages[:1+choice.Intn(len(packages))]
@@ -87,7 +100,7 @@ func TestKilledAtRandomMoments(t *testing.T) {
 	if err != nil || len(leftovers) > 0 {
 		t.Errorf("left in the work folder: %v %v", leftovers, err)
 	}
-	t.Logf("%d requests survived %d kills", len(accepted), crashRounds)
+	t.Logf("%d requests survived %d kills", len(accepted), rounds)
 }
 
 // checkAccepted asks for everything that was accepted before the last kill.

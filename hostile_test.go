@@ -13,8 +13,9 @@ import (
 )
 
 // hostileName is what nobody should have to show, and what a mesh's nodes and
-// an upstream's devices may be called.
-const hostileName = `<script>window.owned=1</script>"'><img src=x onerror="window.owned=2"><svg onload=window.owned=3> {{.}} javascript:window.owned=4 ` + "\u202e"
+// an upstream's devices may be called. It ends in signs that are written from
+// right to left, and one that makes all that follows so.
+const hostileName = `<script>window.owned=1</script>"'><img src=x onerror="window.owned=2"><svg onload=window.owned=3> {{.}} javascript:window.owned=4 12 ` + "שלום 34 \u202e"
 
 // hostileSite is the page on an API in which every text is a hostile one.
 func hostileSite(t *testing.T) http.Handler {
@@ -39,6 +40,11 @@ func hostileSite(t *testing.T) http.Handler {
 			"cache":{"images":41,"used":812000000,"budget":2000000000,"hits":311,"requests":420,"hit_rate":0.74,"seconds_saved":11000},"builders":{"used":900000000,"budget":4000000000},"disk":{"free":21000000000,"total":64000000000,"floor":1000000000},
 			"upstream":[{"distro":"openwrt","url":"http://downloads.example","age_seconds":1300}],"warnings":[{"code":"x","detail":` + name + `}],"days":[` + strings.Join(days, ",") + `]}`,
 	}
+	answers["/api/v1/admin/state"] = `{"jobs":[{"hash":"` + strings.Repeat("a", 64) + `","state":"building","version":"24.10.4","target":"ath79/generic","profile":` + name + `},{"state":"failed","profile":` + name + `,"finished":"2026-10-30T09:11:12Z","detail":` + name + `}],
+		"images":[{"hash":"` + strings.Repeat("b", 64) + `","version":` + name + `,"target":"ath79/generic","profile":` + name + `,"bytes":5400000,"idle_seconds":7300}],"image_count":1,"image_bytes":5400000,"image_budget":10000000,
+		"replacements":[{"file":"/srv/replacements.d/openwrt/24.10.yaml","line":3,"text":` + name + `,"detail":` + name + `}],"policies":[{"community":` + name + `,"minimum":"24.10"}],
+		"distributions":[{"name":` + name + `,"url":"http://up.example","trusted_keys":2,"feeds":[` + name + `,"mesh"],"aliases":[` + name + `],"latest":["24.10.4"],"replacements":"openwrt"}],
+		"documents":[{"distro":"openwrt","name":` + name + `,"checked":"2026-10-30T09:11:12Z","age_seconds":120,"bytes":9000},{"distro":"openwrt","name":` + name + `,"stale":true,"absent":true},{"distro":"openwrt","name":` + name + `,"stale":true,"detail":` + name + `}],"warnings":[{"code":"x","detail":` + name + `}]}`
 	api := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, ok := answers[r.URL.Path]
 		if !ok {
@@ -47,7 +53,7 @@ func hostileSite(t *testing.T) http.Handler {
 		}
 		_, _ = w.Write([]byte(body))
 	})
-	site := web.New(web.Options{API: api, Build: func(string) (web.Build, bool) { return web.Build{}, false }})
+	site := web.New(web.Options{API: api, Admin: true, Build: func(string) (web.Build, bool) { return web.Build{}, false }})
 	router := httprouter.New()
 	for _, route := range site.Routes() {
 		router.Handle(route.Method, route.Path, func(w http.ResponseWriter, r *http.Request, ps httprouter.Params) {

@@ -17,6 +17,9 @@ import (
 	"github.com/chromedp/chromedp/kb"
 )
 
+// slowBuild is what builds take that something is to happen in the middle of.
+const slowBuild = 3 * time.Second
+
 const archerPage = "/device?target=ath79/generic&profile=tplink_archer-c7-v5"
 
 // The page in a real browser, against a whole attendant with the sample
@@ -37,12 +40,20 @@ func TestPage(t *testing.T) {
 		"what is not there":        pageNotThere,
 		"status":                   pageStatus,
 		"weight":                   pageWeight,
+		"backup":                   pageBackup,
+		"hostile files":            pageHostileFiles,
+		"old browser":              pageOldBrowser,
+		"no administration":        pageWithoutAdmin,
+		// These have servers of their own.
+		"reload and restart in mid-build": pageSurvives,
+		"offline":                         pageOffline,
+		"hostile names":                   pageHostile,
 	} {
-		t.Run(name, func(t *testing.T) { test(t, b, base) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, b, base)
+		})
 	}
-	t.Run("reload and restart in mid-build", func(t *testing.T) { pageSurvives(t, b) })
-	t.Run("offline", func(t *testing.T) { pageOffline(t, b) })
-	t.Run("hostile names", func(t *testing.T) { pageHostile(t, b) })
 }
 
 // awaitDevices waits until all releases' devices are known.
@@ -190,6 +201,18 @@ tmux - 3.3a-1
 		t.Errorf("the first file: %s", first)
 	}
 	tb.look("upgrade-result")
+	tb.click("#changed summary")
+	text = tb.text("#changed")
+	for _, want := range []string{"From OpenWrt 22.03.5 to 24.10.4", "wpad-basic-wolfssl\nwpad-basic-mbedtls", "git-23.051.66410-a505bb1 → ", "There may be more changes."} {
+		if !strings.Contains(text, want) {
+			t.Errorf("of what has changed the result does not say %q:\n%s", want, text)
+		}
+	}
+	tb.look("upgrade-changed")
+	// The address that is shared does not tell what this router had.
+	if address := eval[string](tb, `document.querySelector(".address").href`); strings.Contains(address, "have") || !strings.HasSuffix(address, "?from=22.03.5") {
+		t.Errorf("the address to share is %s", address)
+	}
 }
 
 func pageFailingBuild(t *testing.T, b *browser, base string) {
@@ -227,6 +250,12 @@ func pageWithoutScripts(t *testing.T, b *browser, base string) {
 	tb.click("#search button")
 	tb.see("#devices a")
 	tb.lookPlain("noscript-start")
+	tb.click("#paste summary")
+	tb.see("#paste .nojs")
+	tb.lookPlain("noscript-paste")
+	if tb.text("#paste .nojs") == "" || eval[bool](tb, `[...document.querySelectorAll("input[type=file]")].some(e => e.getClientRects().length)`) {
+		t.Error("a file can be chosen, which would be sent")
+	}
 	tb.click("#devices a")
 	tb.see("#choose")
 	tb.typeIn("#more", "conflict-a conflict-b")
@@ -278,10 +307,12 @@ func pageLanguages(t *testing.T, b *browser, base string) {
 		{"start", "/?q=tp-link"}, {"nothing-found", "/?q=zzzzzz"}, {"packages", "/packages?version=24.10.4&target=ath79/generic&q=ssl"},
 		{"device", archerPage + "&from=22.03.5&have=luci%3D1+wpad-basic-wolfssl+auc+bigpkg&remove=dropbear+ppp+netifd+wpad-basic-mbedtls"},
 		{"conflict", archerPage + "&p=conflict-a+conflict-b+tmuxx"}, {"x86", "/device?target=x86/64&profile=generic"},
-		{"result", "/build/" + done}, {"failed", "/build/" + failed}, {"status", "/status"}, {"gone", "/build/nosuch"},
+		{"result", "/build/" + done}, {"changed", "/build/" + done + "?from=22.03.5&have=luci%3D1+base-files%3D2+wpad-basic-wolfssl+away"}, {"no-release", archerPage + "&have=luci+tmux"},
+		{"carried", "/?from=22.03.5&target=ath79/generic&have=luci+tmux"}, {"failed", "/build/" + failed}, {"status", "/status"}, {"gone", "/build/nosuch"},
 	}
 	tb := b.tab(t, base)
 	tb.mean("404")
+	tb.do(command(emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: 320, Height: 640, DeviceScaleFactor: 1, Mobile: true}))
 	for _, lang := range []string{"en", "de", "es", "fr", "it", "pt"} {
 		for _, state := range states {
 			address := state.path
@@ -290,10 +321,11 @@ func pageLanguages(t *testing.T, b *browser, base string) {
 			} else {
 				address += "?lang=" + lang
 			}
-			tb.do(command(emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: 320, Height: 640, DeviceScaleFactor: 1, Mobile: true}))
 			tb.open(address)
 			tb.see("h1")
-			tb.do(chromedp.Evaluate[chromedp.Void](`document.querySelectorAll("main details").forEach(d => d.open = true)`))
+			// Everything is opened, and the sentences are shown that scripts show one at a time.
+			tb.do(chromedp.Evaluate[chromedp.Void](`document.querySelectorAll("main details").forEach(d => d.open = true);
+				document.querySelectorAll("#file-is, #checked-is").forEach(e => { e.innerText = Object.values(e.dataset).join("\n"); })`))
 			tb.fits(lang + " " + state.name + " at 320")
 			tb.picture(state.name + "-" + lang + "-320")
 			if got := eval[string](tb, `document.documentElement.lang`); got != lang {
@@ -391,7 +423,7 @@ func pageWeight(t *testing.T, b *browser, base string) {
 	tb.see("#q")
 	first := tb.weight()
 	tb.typeIn("#q", "archer c7 v5")
-	tb.see("#devices a")
+	tb.until(`document.querySelector("#devices .hint")?.textContent.startsWith("Devices found") && document.querySelector("#devices strong").textContent.includes("Archer C7 v5")`)
 	tb.click("#devices a")
 	tb.see("#verdict .good")
 	tb.typeIn("#more", "luci"+kb.Enter)
@@ -411,8 +443,8 @@ func pageWeight(t *testing.T, b *browser, base string) {
 }
 
 // A build goes on while its page is loaded again, and while the server is away.
-func pageSurvives(t *testing.T, b *browser) {
-	data, addr, upstream := t.TempDir(), freeAddress(t), sampleUpstream(t, 3*time.Second)
+func pageSurvives(t *testing.T, b *browser, _ string) {
+	data, addr, upstream := t.TempDir(), freeAddress(t), sampleUpstream(t, slowBuild)
 	t.Cleanup(func() { _ = removeScratch(data) })
 	p := startProcess(t, addr, data, "--upstream", upstream)
 	defer func() { p.kill() }()
@@ -440,7 +472,7 @@ func pageSurvives(t *testing.T, b *browser) {
 }
 
 // When upstream is gone the page says so, and images can still be made.
-func pageOffline(t *testing.T, b *browser) {
+func pageOffline(t *testing.T, b *browser, _ string) {
 	tree := httptest.NewServer(http.FileServer(http.Dir(sampleTree(t, 0))))
 	base, _ := startApplication(t, tree.URL, func(cfg *Config) { cfg.Refresh = 200 * time.Millisecond })
 	built(t, base, "luci")
@@ -470,7 +502,7 @@ func (tb *tab) lookPlain(name string) {
 }
 
 // Names of devices are hostile input: nothing of them runs.
-func pageHostile(t *testing.T, b *browser) {
+func pageHostile(t *testing.T, b *browser, _ string) {
 	srv := httptest.NewServer(hostileSite(t))
 	defer srv.Close()
 	defer http.DefaultClient.CloseIdleConnections()
@@ -493,6 +525,12 @@ func pageHostile(t *testing.T, b *browser) {
 	tb.open("/status")
 	tb.see("#live section")
 	tb.look("status-full")
+	tb.open("/admin")
+	tb.logIn(pageToken)
+	tb.see("#live #images")
+	tb.do(chromedp.Evaluate[chromedp.Void](`document.querySelectorAll("#live details").forEach(d => d.open = true)`))
+	tb.click("[data-sure]")
+	tb.look("hostile-admin")
 	for _, path := range []string{"/", archerPage, "/status"} {
 		resp, err := http.Get(srv.URL + path)
 		if err != nil {

@@ -48,8 +48,9 @@ type DocumentState struct {
 	Checked    time.Time `json:"checked,omitzero"` // when upstream last confirmed it
 	AgeSeconds int64     `json:"age_seconds"`      // since then; 0 where it never did
 	Stale      bool      `json:"stale"`
-	Used       time.Time `json:"used,omitzero"` // when somebody last asked for it
-	Bytes      int64     `json:"bytes"`         // on disk
+	Absent     bool      `json:"absent,omitempty"` // upstream has no such document, and never had
+	Used       time.Time `json:"used,omitzero"`    // when somebody last asked for it
+	Bytes      int64     `json:"bytes"`            // on disk
 	Detail     string    `json:"detail,omitempty"`
 }
 

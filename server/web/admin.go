@@ -52,6 +52,9 @@ type adminImage struct {
 // Name is the device's, or else how the image can be told from others.
 func (i adminImage) Name() string { return nameOr(i.Profile, i.Hash) }
 
+// Short is enough of the hash to tell images of a device apart.
+func (i adminImage) Short() string { return i.Hash[:min(len(i.Hash), 8)] }
+
 // Name is as an image's.
 func (j adminJob) Name() string { return nameOr(j.Profile, j.Hash) }
 
@@ -65,7 +68,7 @@ func nameOr(name, hash string) string {
 type adminDocument struct {
 	Distro, Name, Checked, Detail string
 	AgeSeconds                    int64 `json:"age_seconds"`
-	Stale                         bool
+	Stale, Absent                 bool
 	Bytes                         int64
 }
 
@@ -78,6 +81,7 @@ type adminPage struct {
 	Running, Ended   []adminJob // Ended newest first
 	Kept             []adminImage
 	Sound, Troubled  []adminDocument // Troubled are stale, or were never had
+	Lacking          []adminDocument // upstream has none
 	Unlisted         bool            // there are more images than are listed
 	PolicyList, Errs []named
 }
@@ -142,7 +146,9 @@ func newAdminPage(p *page, state *adminState) *adminPage {
 	}
 	d.Unlisted = len(d.Kept) < state.ImageCount
 	for _, document := range state.Documents {
-		if document.Stale || document.Detail != "" || !document.Known() {
+		if document.Absent {
+			d.Lacking = append(d.Lacking, document)
+		} else if document.Stale || document.Detail != "" || !document.Known() {
 			d.Troubled = append(d.Troubled, document)
 		} else {
 			d.Sound = append(d.Sound, document)

@@ -23,16 +23,16 @@ func TestAdminShowsTheState(t *testing.T) {
 		"replacements":[{"file":"/srv/replacements.d/openwrt/24.10.yaml","line":3,"text":` + q + `,"detail":` + q + `},{"detail":"All wrong."}],
 		"policies":[{"hold_back":["25.12"]},{"community":` + q + `,"minimum":"24.10"}],
 		"distributions":[{"name":` + q + `,"url":"http://up.example","trusted_keys":2,"feeds":["mesh"],"aliases":["lede"],"latest":["24.10.4"],"replacements":"openwrt"}],
-		"documents":[{"distro":"openwrt","name":"versions","checked":"2026-01-02T03:04:05Z","age_seconds":120,"bytes":9000},{"distro":"openwrt","name":"old","checked":"2026-01-02T03:04:05Z","age_seconds":172900,"stale":true},{"distro":"openwrt","name":"none","stale":true,"detail":` + q + `}],
+		"documents":[{"distro":"openwrt","name":"versions","checked":"2026-01-02T03:04:05Z","age_seconds":120,"bytes":9000},{"distro":"openwrt","name":"old","checked":"2026-01-02T03:04:05Z","age_seconds":172900,"stale":true},{"distro":"openwrt","name":"none","stale":true,"detail":` + q + `},{"distro":"openwrt","name":"lacks","stale":true,"absent":true,"detail":"gone"}],
 		"warnings":[{"code":"x","detail":` + q + `}]}`
 	w := browse(t, adminSite(state), "/admin?part=live", nil)
 	checkPage(t, w)
 	body := w.Body.String()
 	contains(t, "state", body, `data-do="cancel/`+hashA+`"`, `data-do="cancel/bb"`, "Number 2 in the queue.", "2026-01-02 03:04 UTC", "5.4 MB", "Last used 2 h ago.",
 		`data-do="pin/ee"`, `data-do="evict/ee"`, `data-do="evict/ff"`, `data-do="unpin/gg"`, "pinned: 2.0 MB", "Only 3 are listed", `value="25"`,
-		"openwrt/24.10.yaml, line 3", "All wrong.", "For everybody", "<dt>hold_back</dt><dd>25.12</dd>", "<dt>minimum</dt><dd>24.10</dd>",
-		"Trusted keys: 2", "Own feeds: mesh", "Also called: lede", "Documents that are up to date: 1", "could not be had: 2", "Never reached.", "Out of date.")
-	for what, n := range map[string]int{"twice</a>": 1, "many</a>": maxEnded - 1, `data-do="pin/ff"`: 0, `data-do="evict/gg"`: 0} {
+		"openwrt/24.10.yaml, line 3", "All wrong.", "For everybody", "<dt><bdi>hold_back</bdi></dt><dd><bdi>25.12</bdi></dd>", "<dt><bdi>minimum</bdi></dt><dd><bdi>24.10</bdi></dd>",
+		"Trusted keys: 2", "Own feeds: mesh", "Also called: lede", "Documents that are up to date: 1", "could not be had: 2", "Never reached.", "Out of date.", "does not have: 1", "<strong><bdi>lacks</bdi></strong>")
+	for what, n := range map[string]int{"twice</bdi></a>": 1, "many</bdi></a>": maxEnded - 1, `data-do="pin/ff"`: 0, `data-do="evict/gg"`: 0, "Never reached.": 1} {
 		if got := strings.Count(body, what); got != n {
 			t.Errorf("%q stands there %d times, want %d", what, got, n)
 		}

@@ -182,18 +182,19 @@ func (s *Site) call(ctx context.Context, from *http.Request, method, address str
 	}
 	got := &reply{header: http.Header{}}
 	s.o.API.ServeHTTP(got, req)
+	answer := withoutMarks(got.body.Bytes())
 	switch {
 	case got.status == http.StatusNoContent:
 		return false, nil
 	case got.status == http.StatusOK, got.status == http.StatusAccepted:
-		if err := json.Unmarshal(got.body.Bytes(), into); err != nil {
+		if err := json.Unmarshal(answer, into); err != nil {
 			return false, fmt.Errorf("read the answer of %s: %w", address, err)
 		}
 		return true, nil
 	}
 	e := &apiError{}
-	if json.Unmarshal(got.body.Bytes(), e) != nil || e.Detail == "" {
-		e.Detail = strings.TrimSpace(got.body.String())
+	if json.Unmarshal(answer, e) != nil || e.Detail == "" {
+		e.Detail = strings.TrimSpace(string(answer))
 	}
 	e.Status = got.status
 	if e.Status == 0 {

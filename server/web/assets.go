@@ -32,7 +32,7 @@ type asset struct {
 }
 
 // moduleImport is how one module names another.
-var moduleImport = regexp.MustCompile(`from "\./([a-z]+\.js)"`)
+var moduleImport = regexp.MustCompile(`(from |import\()"\./([a-z]+\.js)"`)
 
 func loadAssets() *assets {
 	a := &assets{byName: map[string]*asset{}, names: map[string]string{}}
@@ -61,7 +61,8 @@ func (a *assets) add(name string, depth int) string {
 	}
 	if path.Ext(name) == ".js" {
 		body = moduleImport.ReplaceAllFunc(body, func(m []byte) []byte {
-			return []byte(`from "./` + a.add(string(moduleImport.FindSubmatch(m)[1]), depth+1) + `"`)
+			found := moduleImport.FindSubmatch(m)
+			return []byte(string(found[1]) + `"./` + a.add(string(found[2]), depth+1) + `"`)
 		})
 	}
 	sum := sha256.Sum256(body)

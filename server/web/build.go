@@ -22,15 +22,15 @@ type buildPage struct {
 	Main      []resultImage // those that people come for, the right one first
 	Special   []resultImage // for special cases
 	Manifest  []pair
-	Replaced  []pair
-	Dropped   []pair
-	Added     []string
-	HowTo     string // key of the text: how to install on this kind of device
+	Changed   *changed // from what was installed to the image; nil where that is not known
+	HowTo     string   // key of the text: how to install on this kind of device
 	Files     []imagebuilder.File
 	Fixes     []fix
 	Again     string // address of the selection, to change it
+	Short     string // address of this page without what was installed
 	Absolute  string // address of this page for another device
 	QR        qrCode
+	Have      string // what was installed
 	Packages  string
 	Removed   string
 	Transient bool // the same request may succeed later
@@ -78,12 +78,17 @@ func (s *Site) build(w http.ResponseWriter, r *http.Request, hash string) {
 		s.failed(w, r, "start", &apiError{Status: http.StatusNotFound, Code: noSuchBuild})
 		return
 	}
+	short := self
+	have := splitNames(r.URL.Query().Get("have"))
+	if len(have) > 0 {
+		self = withQuery(self, "have", strings.Join(have, " "))
+	}
 	p := s.newPage(r, "start", self)
 	job := b.Job
-	d := &buildPage{Build: b, Hash: hash, From: from, Percent: -1}
+	d := &buildPage{Build: b, Hash: hash, From: from, Percent: -1, Short: p.Base + short}
 	p.Data, p.Script = d, "build.js"
 	d.Title = job.Request.Profile
-	sel := selection{Target: job.Request.Target, Profile: job.Request.Profile, Version: job.Request.Version, From: from}
+	sel := selection{Target: job.Request.Target, Profile: job.Request.Profile, Version: job.Request.Version, From: from, Have: have, For: job.Request.Version}
 	for _, name := range job.Request.Packages {
 		if plain, ok := strings.CutPrefix(name, "-"); ok {
 			sel.Remove = append(sel.Remove, plain)
@@ -95,6 +100,7 @@ func (s *Site) build(w http.ResponseWriter, r *http.Request, hash string) {
 		sel.Filesystem = *job.Request.Filesystem
 	}
 	d.Again, d.Packages, d.Removed = p.Link(sel.address()), strings.Join(sel.Packages, " "), strings.Join(sel.Remove, " ")
+	d.Have = strings.Join(have, " ")
 	if job.State != imagebuilder.Done {
 		var facts profileFacts
 		var o overview
@@ -110,6 +116,7 @@ func (s *Site) build(w http.ResponseWriter, r *http.Request, hash string) {
 	switch job.State {
 	case imagebuilder.Done:
 		s.result(r, p, d)
+		d.Changed = s.changed(r, d, have)
 		p.Title = p.T("done.title", "device", d.Title)
 	case imagebuilder.Failed:
 		p.Title = p.T("failed.title", "device", d.Title)
@@ -120,7 +127,6 @@ func (s *Site) build(w http.ResponseWriter, r *http.Request, hash string) {
 		p.Title = p.T("building.title", "device", d.Title)
 		d.progress(p)
 	}
-	d.change()
 	part := r.URL.Query().Get("part")
 	if part != "state" {
 		part = ""
@@ -154,24 +160,6 @@ func (d *buildPage) progress(p *page) {
 	if d.Wait > 0 {
 		d.WaitText = p.duration(d.Wait)
 	}
-}
-
-func (d *buildPage) change() {
-	c := d.Job.Request.Changes
-	if c == nil {
-		return
-	}
-	for old, to := range c.Replacements {
-		if len(to) == 0 {
-			d.Dropped = append(d.Dropped, pair{old, ""})
-		} else {
-			d.Replaced = append(d.Replaced, pair{old, strings.Join(to, ", ")})
-		}
-	}
-	byName := func(a, b pair) int { return strings.Compare(a.Name, b.Name) }
-	slices.SortFunc(d.Replaced, byName)
-	slices.SortFunc(d.Dropped, byName)
-	d.Added = c.Added
 }
 
 // result fills in the files.

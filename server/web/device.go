@@ -121,6 +121,9 @@ func (s *Site) request(w http.ResponseWriter, r *http.Request, _ string) {
 	if sel.From != "" {
 		address = withQuery(address, "from", sel.From)
 	}
+	if have := strings.Join(sel.Have, " "); have != "" && len(url.QueryEscape(have)) <= maxHave {
+		address = withQuery(address, "have", have) // for what has changed
+	}
 	if l, chosen := s.language(r); chosen {
 		address = withQuery(address, "lang", l.Code)
 	}
@@ -395,6 +398,11 @@ func (s *Site) upgrade(ctx context.Context, r *http.Request, p *page, d *deviceP
 			packages, _ := whole(slices.Sorted(maps.Keys(installed)), defaults)
 			d.rebase(packages)
 		}
+	}
+	if d.From == "" {
+		d.NoChange = p.T("change.no-release")
+		fallback()
+		return
 	}
 	if d.answer == nil {
 		d.answer = s.askUpgrade(ctx, r, d)

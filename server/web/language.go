@@ -84,7 +84,8 @@ func accepted(header string) string {
 	return best
 }
 
-// text returns the sentence of a key with pairs of name and value put in.
+// text returns the sentence of a key with pairs of name and value put in. The
+// values may come from outside.
 func (l *language) text(key string, pairs ...any) string {
 	text, ok := l.texts[key]
 	if !ok {
@@ -98,7 +99,7 @@ func (l *language) text(key string, pairs ...any) string {
 		if i%2 == 0 {
 			replace[i] = "{" + fmt.Sprint(p) + "}"
 		} else {
-			replace[i] = fmt.Sprint(p)
+			replace[i] = isolated(fmt.Sprint(p))
 		}
 	}
 	return strings.NewReplacer(replace...).Replace(text)

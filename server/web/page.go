@@ -98,6 +98,13 @@ func (p *page) List(names []string) string {
 	return strings.Join(plain, ", ")
 }
 
+// forClients is how the sentence of a failed build begins, for clients that
+// look for it. It tells people nothing: the log is on the page.
+const forClients = "Error: Error while building firmware. See stdout/stderr. "
+
+// Why is what the sentence of a failed build tells people.
+func (p *page) Why(detail string) string { return strings.TrimPrefix(detail, forClients) }
+
 // Lines are the sentences of a text, one a line.
 func (p *page) Lines(key string) []string { return strings.Split(p.text(key), "\n") }
 

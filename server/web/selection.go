@@ -1,6 +1,7 @@
 package web
 
 import (
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -34,7 +35,7 @@ const maxForm = 512 << 10
 func readSelection(w http.ResponseWriter, r *http.Request) (selection, error) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	if err := r.ParseForm(); err != nil {
-		return selection{}, imagebuilder.Errorf(imagebuilder.CodeMalformed, "The form did not arrive whole. Please send it again.").WithCause(err)
+		return selection{}, formIncomplete(err)
 	}
 	f := r.Form
 	words := func(name string) []string { return splitNames(strings.Join(f[name], " ")) }
@@ -70,6 +71,14 @@ func readSelection(w http.ResponseWriter, r *http.Request) (selection, error) {
 		}
 	}
 	return sel, nil
+}
+
+func formIncomplete(err error) error {
+	detail := "The form did not arrive whole. Please go back and send it again."
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		detail = "The form holds more than is ever needed. Please go back and send it with less text."
+	}
+	return &apiError{Status: http.StatusBadRequest, Code: imagebuilder.CodeMalformed, Detail: detail}
 }
 
 // splitNames takes package names apart as people write them.

@@ -2,7 +2,6 @@ package web
 
 import (
 	"context"
-	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -25,7 +24,16 @@ type startPage struct {
 	Paste     string
 	PasteFail string
 	Latest    string
+	Carried   []carried // what is known of the router, until its device is found
+	Packages  int       // of the router that are known
+	From      string    // its release
 }
+
+// carried is something that goes along through the search for the device.
+type carried struct{ Name, Value string }
+
+// carriedNames are what a router may have said without saying which it is.
+var carriedNames = []string{"target", "from", "rev", "have"}
 
 type foundDevice struct {
 	Title    string
@@ -50,6 +58,15 @@ func (s *Site) showStart(w http.ResponseWriter, r *http.Request, status int, dat
 	if query != "" {
 		self = withQuery("/", "q", query)
 	}
+	along := url.Values{}
+	for _, name := range carriedNames {
+		if value := r.URL.Query().Get(name); value != "" && len(value) <= maxHave {
+			along.Set(name, value)
+			self = withQuery(self, name, value)
+			data.Carried = append(data.Carried, carried{name, value})
+		}
+	}
+	data.Packages, data.From = len(splitNames(along.Get("have"))), along.Get("from")
 	p := s.newPage(r, "start", self)
 	p.Title, p.Script, p.Data = p.T("start.title"), "start.js", data
 	part := r.URL.Query().Get("part")
@@ -58,7 +75,7 @@ func (s *Site) showStart(w http.ResponseWriter, r *http.Request, status int, dat
 	}
 	data.Query, data.Asked = query, query != ""
 	if data.Asked || part == "" {
-		s.findDevices(ctx, r, p, data, query)
+		s.findDevices(ctx, r, p, data, along)
 	}
 	if part == "" {
 		var o overview
@@ -75,8 +92,18 @@ func (s *Site) showStart(w http.ResponseWriter, r *http.Request, status int, dat
 	s.show(w, r, status, "start", part, p)
 }
 
-// findDevices asks the API for devices by name.
-func (s *Site) findDevices(ctx context.Context, r *http.Request, p *page, data *startPage, query string) {
+// findDevices asks the API for devices by name; along goes with their
+// addresses.
+func (s *Site) findDevices(ctx context.Context, r *http.Request, p *page, data *startPage, along url.Values) {
+	query := data.Query
+	with := func(address string, values url.Values) string {
+		for name := range along {
+			if !values.Has(name) {
+				values.Set(name, along.Get(name))
+			}
+		}
+		return p.Link(address + "?" + values.Encode())
+	}
 	offset, err := strconv.Atoi(r.URL.Query().Get("offset"))
 	if err != nil || offset < 0 {
 		offset = 0
@@ -86,8 +113,16 @@ func (s *Site) findDevices(ctx context.Context, r *http.Request, p *page, data *
 		offset = 0
 	}
 	var found deviceList
-	address := "/api/v1/devices?" + url.Values{"q": {query}, "limit": {strconv.Itoa(devicesShown)}, "offset": {strconv.Itoa(offset)}}.Encode()
-	if err := s.get(ctx, r, address, &found); err != nil {
+	ask := url.Values{"q": {query}, "limit": {strconv.Itoa(devicesShown)}, "offset": {strconv.Itoa(offset)}}
+	if target := along.Get("target"); imagebuilder.ValidTarget(target) {
+		ask.Set("target", target)
+	}
+	err = s.get(ctx, r, "/api/v1/devices?"+ask.Encode(), &found)
+	if err == nil && found.Total == 0 && ask.Has("target") { // which later releases may call otherwise
+		ask.Del("target")
+		err = s.get(ctx, r, "/api/v1/devices?"+ask.Encode(), &found)
+	}
+	if err != nil {
 		data.NoSearch = true
 		return
 	}
@@ -101,7 +136,7 @@ func (s *Site) findDevices(ctx context.Context, r *http.Request, p *page, data *
 			title = d.Profile
 		}
 		one := foundDevice{Title: title, Profile: d.Profile, Target: d.Target, Versions: d.Versions,
-			URL: p.Link("/device?" + url.Values{"target": {d.Target}, "profile": {d.Profile}}.Encode())}
+			URL: with("/device", url.Values{"target": {d.Target}, "profile": {d.Profile}})}
 		for _, t := range d.Titles {
 			if name := t.String(); name != title && !slices.Contains(one.Others, name) {
 				one.Others = append(one.Others, name)
@@ -110,7 +145,7 @@ func (s *Site) findDevices(ctx context.Context, r *http.Request, p *page, data *
 		data.Found = append(data.Found, one)
 	}
 	if next := offset + len(found.Devices); data.Asked && len(found.Devices) > 0 && next < found.Total {
-		data.More = p.Link("/?" + url.Values{"q": {query}, "offset": {strconv.Itoa(next)}}.Encode())
+		data.More = with("/", url.Values{"q": {query}, "offset": {strconv.Itoa(next)}})
 	}
 }
 
@@ -139,22 +174,24 @@ func (o *overview) targets() []string {
 	return all
 }
 
-// maxPaste bounds what may be pasted or uploaded, in bytes: the package list
-// of the largest router is a tenth of it.
+// maxPaste bounds what may be pasted, in bytes: the package list of the
+// largest router is a tenth of it.
 const maxPaste = 256 << 10
 
 // recognized takes what a router says of itself and goes on with its device.
+// It takes text only: of files, which may be whole backups with keys and
+// passwords, the page's script takes the text that is needed.
 func (s *Site) recognized(w http.ResponseWriter, r *http.Request, _ string) {
 	ctx, cancel := s.within(r)
 	defer cancel()
-	r.Body = http.MaxBytesReader(w, r.Body, 2*maxPaste)
-	text := r.FormValue("said")
-	if file, _, err := r.FormFile("file"); err == nil {
-		raw, err := io.ReadAll(io.LimitReader(file, maxPaste))
-		if err == nil {
-			text += "\n" + string(raw)
-		}
-		_ = file.Close() // read only
+	r.Body = http.MaxBytesReader(w, r.Body, 4*maxPaste) // signs take up to three bytes each
+	if err := r.ParseForm(); err != nil {
+		s.failed(w, r, "start", formIncomplete(err))
+		return
+	}
+	text := r.PostForm.Get("said")
+	if len(text) > maxPaste {
+		text = text[:maxPaste]
 	}
 	p := s.newPage(r, "start", "/")
 	var said Said
@@ -179,9 +216,15 @@ func (s *Site) recognized(w http.ResponseWriter, r *http.Request, _ string) {
 	set("have", haveText(said))
 	set("remove", strings.Join(s.removed(ctx, r, said), " "))
 	if q.Get("profile") == "" || q.Get("target") == "" {
-		// A package list alone does not say what it is of.
-		said := p.T("paste.no-device")
-		s.showStart(w, r, http.StatusUnprocessableEntity, &startPage{Paste: text, PasteFail: said})
+		q.Del("profile") // of no use without a target
+		q.Del("remove")
+		if said.Profile == "" && said.BoardName != "" {
+			q.Set("q", said.BoardName)
+		}
+		if said.Model != "" {
+			q.Set("q", said.Model)
+		}
+		http.Redirect(w, r, p.Link("/?"+q.Encode()), http.StatusSeeOther)
 		return
 	}
 	http.Redirect(w, r, p.Link("/device?"+q.Encode()), http.StatusSeeOther)

@@ -113,7 +113,9 @@ state.addEventListener("change", async (event) => {
   if (event.target.id !== "checked" || !event.target.files.length) return;
   const file = event.target.files[0], told = one("#checked-is");
   const say = (kind, name = "") => {
-    told.textContent = told.dataset[kind] + (name && " " + name);
+    const file = document.createElement("bdi");
+    file.textContent = name;
+    told.replaceChildren(told.dataset[kind], " ", file);
     told.className = kind === "busy" ? "note" : kind;
   };
   say("busy");

@@ -2,7 +2,7 @@
 import { one, fetchPart, later } from "./page.js";
 
 const form = one("#choose");
-let going;
+let going, renewing = 0; // the request under way, and how many of them renew the whole editor
 
 // send puts one part of the page anew for what the form says now.
 async function send(part, extra = {}) {
@@ -12,6 +12,7 @@ async function send(part, extra = {}) {
   for (const [name, value] of Object.entries(extra)) body.set(name, value);
   const into = one(part === "editor" ? "#editor" : "#verdict");
   into.setAttribute("aria-busy", "true");
+  if (part === "editor") renewing++;
   try {
     const text = await fetchPart(form.dataset.check, part, { method: "POST", body, signal: mine.signal });
     const focus = document.activeElement?.id;
@@ -21,9 +22,11 @@ async function send(part, extra = {}) {
     if (focus && part === "editor") document.getElementById(focus)?.focus();
   } catch { /* the banner says it, or a newer selection is being checked */ }
   if (mine === going) into.removeAttribute("aria-busy");
+  if (part === "editor") renewing--;
 }
 
-const check = later(() => send("verdict"), 350);
+// A new editor is waited for: what is checked then is what it shows.
+const check = later(() => { if (renewing) check(); else send("verdict"); }, 350);
 
 function add(names) {
   const chips = one("#chips");
@@ -35,7 +38,7 @@ function add(names) {
     }
     const chip = one("#chip").content.cloneNode(true);
     one("input", chip).value = name;
-    one("span", chip).textContent = name;
+    one("bdi", chip).textContent = name;
     chips.append(chip);
   }
   one("#more").value = "";
@@ -74,6 +77,13 @@ form.addEventListener("keydown", (event) => {
   event.preventDefault(); // would make the image
   const names = event.target.value.split(/[\s,;]+/).filter(Boolean);
   if (names.length) add(names);
+});
+// Some telephones' keyboards press Enter without telling: that presses the
+// form's first button, which nobody sees who has scripts.
+form.addEventListener("submit", (event) => {
+  if (!event.submitter?.closest(".nojs")) return;
+  event.preventDefault();
+  add(one("#more").value.split(/[\s,;]+/).filter(Boolean));
 });
 form.addEventListener("click", (event) => {
   const found = event.target.closest("[data-add]");

@@ -1,4 +1,4 @@
-// Devices are found while their name is typed.
+// Devices are found while their name is typed; files are opened in the browser.
 import { one, fetchPart, later } from "./page.js";
 
 const form = one("#search");
@@ -9,6 +9,7 @@ if (form) {
     going?.abort();
     going = new AbortController();
     const address = new URL(form.action);
+    address.search = new URLSearchParams(new FormData(form));
     address.searchParams.set("q", field.value.trim());
     try {
       list.innerHTML = await fetchPart(address, "devices", { signal: going.signal });
@@ -24,3 +25,23 @@ if (form) {
     find();
   });
 }
+
+const file = one("#file"), told = one("#file-is");
+const say = (kind, n) => {
+  told.className = ["taken", "text"].includes(kind) ? "good" : kind === "reading" ? "note" : "bad";
+  told.textContent = told.dataset[kind].replace("{n}", n);
+};
+file.addEventListener("change", async () => {
+  const chosen = file.files[0];
+  if (!chosen) return;
+  say("reading");
+  try {
+    const { textOf } = await import("./backup.js");
+    const { text, packages } = await textOf(chosen);
+    if (chosen !== file.files[0]) return; // another one has been chosen meanwhile
+    one("#said").value = text;
+    say(packages ? "taken" : "text", packages);
+  } catch (error) {
+    if (chosen === file.files[0]) say(error.message in told.dataset ? error.message : "damaged");
+  }
+});
