@@ -61,6 +61,22 @@ func dump(t *testing.T, x *feeds.Index) []dumped {
 	return all
 }
 
+func TestAPKInstallsNothingThatIsNamedAll(t *testing.T) {
+	x, err := feeds.ParseADB(read(t, "adb/odd-all.adb"))
+	if err != nil || len(x.Packages) != 2 || x.Skipped > 0 {
+		t.Fatalf("%+v, %v", x, err)
+	}
+	u := feeds.NewUniverse(feeds.APK, "x86_64", []feeds.Feed{{Name: "f", Index: x}, {Name: "local", Index: &feeds.Index{Packages: []feeds.Package{
+		{Name: "base-files", Version: "1"}, {Name: "kernel", Version: "1"}, {Name: "libc", Version: "1"},
+	}}}})
+	for _, name := range []string{"named-all", "needs-all"} {
+		s := u.Solve(feeds.Wish{Requested: []string{name}})
+		if !s.Certain || len(s.Problems) != 1 || s.Problems[0].Package != "named-all" || !strings.Contains(s.Problems[0].Detail, "another architecture") {
+			t.Errorf("%s: certain %v, selected %v, problems %s", name, s.Certain, names(s.Selected), problems(s))
+		}
+	}
+}
+
 func TestADBIsWhatAPKReads(t *testing.T) {
 	tests := []struct {
 		index, dump, architecture string

@@ -60,6 +60,10 @@ const (
 	tagSection = "openwrt:section="
 )
 
+// archNamedAll is an architecture that is called "all", as packages of feeds
+// made by hand have it: apk installs none of them.
+const archNamedAll = `"all"`
+
 // apkNaming is how a feed's packages are called if its index does not say.
 const apkNaming = "${name}-${version}.apk"
 
@@ -71,7 +75,8 @@ const apkNaming = "${name}-${version}.apk"
 // attendant cannot understand, are counted and skipped.
 //
 // Dependencies that begin with "!" become Conflicts; in InstallIf they keep
-// their "!", at the beginning of Op. An architecture of "noarch" becomes "all".
+// their "!", at the beginning of Op. An architecture of "noarch" becomes "all";
+// one called "all", which apk takes for any other, gets quotes.
 //
 // The index has no hash of a package's file. Its hash, in Identity, is one of
 // the package's first block: the container of what the package says about
@@ -117,7 +122,7 @@ func readADBIndex(d *adbData) (*Index, error) {
 			x.Skipped++
 			continue
 		}
-		if x.Architecture == "" && p.Architecture != "all" {
+		if x.Architecture == "" && p.Architecture != "all" && p.Architecture != archNamedAll {
 			x.Architecture = p.Architecture
 		}
 		x.Packages = append(x.Packages, p)
@@ -158,9 +163,6 @@ func (r *adbIndexReader) pkg(v uint32) (p Package, ok bool) {
 		Tags: r.tagged(o.value(pkgTags)),
 	}
 	layer := o.number(pkgLayer)
-	if p.Architecture == "noarch" {
-		p.Architecture = "all"
-	}
 	for _, tag := range p.Tags {
 		if abi, found := strings.CutPrefix(tag, tagABI); found && abi != p.Name && strings.HasSuffix(p.Name, abi) {
 			p.ABIVersion = abi
@@ -173,6 +175,12 @@ func (r *adbIndexReader) pkg(v uint32) (p Package, ok bool) {
 		p.Architecture != "" && !imagebuilder.ValidArch(p.Architecture) || layer != 0 || digestOf(len(p.Identity)) == nil ||
 		depends.strange || provides.strange || installIf.strange || len(provides.conflicts) > 0 {
 		return p, false
+	}
+	switch p.Architecture {
+	case "noarch":
+		p.Architecture = "all"
+	case "all":
+		p.Architecture = archNamedAll
 	}
 	p.Filename = apkFilename(r.naming, &p)
 	return p, true
@@ -319,8 +327,13 @@ func apkFilename(naming string, p *Package) string {
 		value := map[string]string{
 			"name": p.Name, "version": p.Version, "arch": p.Architecture, "hash": hex.EncodeToString([]byte(p.Identity)),
 		}[variable]
-		if variable == "arch" && value == "all" {
-			value = "noarch"
+		if variable == "arch" {
+			switch value {
+			case "all":
+				value = "noarch"
+			case archNamedAll:
+				value = "all"
+			}
 		}
 		if cut {
 			n, err := strconv.Atoi(length)

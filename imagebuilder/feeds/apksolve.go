@@ -18,7 +18,7 @@ func (u *Universe) solveAPK(w Wish) *Solution {
 	t := u.apk()
 	s := &Solution{Certain: true}
 	s.doubt(t.doubts...)
-	wishes := t.withBuilders(s, w.Packages())
+	wishes := t.withBuilders(s, s.plain(w.Packages()))
 	wanted, changed := t.withSuffixes(wishes)
 	try := t.try(wanted)
 	if changed {
@@ -44,6 +44,18 @@ func (u *Universe) solveAPK(w Wish) *Solution {
 		}
 	}
 	return s
+}
+
+// plain returns the words that are packages' names. Of others apk makes
+// something of its own: a version to insist on, a tag, a file.
+func (s *Solution) plain(words []string) []string {
+	return slices.DeleteFunc(words, func(word string) bool {
+		if imagebuilder.ValidPackageName(word) && !strings.HasSuffix(word, ".apk") {
+			return false
+		}
+		s.doubt(fmt.Sprintf("%s is no package's name, so what apk makes of it is not foreseen.", word))
+		return true
+	})
 }
 
 // doubt notes why a solution is not certain.

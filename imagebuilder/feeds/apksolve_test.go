@@ -208,6 +208,14 @@ func TestSolveAPKDoubts(t *testing.T) {
 			t.Errorf("certain %v, problems %+v", s.Certain, s.Problems)
 		}
 	})
+	t.Run("words that are no names", func(t *testing.T) {
+		for _, word := range []string{"a@edge", "a=1", "a>0", "!a", "a.apk"} {
+			s := apkUniverse(t, "a 1").Solve(Wish{Requested: []string{word, "a"}})
+			if s.Certain || len(s.Problems) > 0 || len(s.Doubts) != 1 {
+				t.Errorf("%s: certain %v, problems %+v, doubts %q", word, s.Certain, s.Problems, s.Doubts)
+			}
+		}
+	})
 	t.Run("the builder's own packages are unknown", func(t *testing.T) {
 		u := NewUniverse(APK, "x86_64", []Feed{{Name: "f", Index: &Index{Packages: []Package{{Name: "a", Version: "1", Architecture: "all"}}}}})
 		s := u.Solve(Wish{Default: []string{"base-files", "a"}})

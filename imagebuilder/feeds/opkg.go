@@ -181,7 +181,7 @@ func (p *parser) field(name, value string) {
 	case "Essential":
 		p.pkg.Essential = value == "yes"
 	case "Status":
-		p.pkg.Held = strings.Contains(value, " hold ")
+		p.status(strings.Fields(value))
 	case "Filename":
 		p.pkg.Filename = value
 	case "Size":
@@ -192,6 +192,20 @@ func (p *parser) field(name, value string) {
 		p.pkg.SHA256 = strings.ToLower(value)
 	case "Description":
 		p.pkg.Description = value
+	}
+}
+
+// status reads what opkg keeps of installed packages, and some feeds have by
+// accident: whether the package is wanted, flags, and its state. One that is
+// wanted, preferred or there opkg believes to be so, and one that is held and
+// to be removed it puts in place of another version.
+func (p *parser) status(words []string) {
+	if len(words) < 3 {
+		return
+	}
+	p.pkg.Held = words[1] == "hold"
+	if words[0] == "install" || words[0] == "deinstall" && p.pkg.Held || words[1] != "hold" && words[1] != "ok" && words[1] != "user" || words[2] != "not-installed" {
+		p.pkg.Unclear = true
 	}
 }
 

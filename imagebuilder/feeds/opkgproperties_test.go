@@ -70,12 +70,12 @@ func chosen(s *feeds.Solution) []string {
 	return list
 }
 
-// provides tells whether a package stands for a name. Of packages that are the
-// same but for their feed opkg keeps the last, and what all of them provide.
+// provides tells whether a package stands for a name. What one package of a
+// name provides opkg believes of all that are called so, whatever their version.
 func provides(u *feeds.Universe, q feeds.Selected, name string) bool {
 	for _, f := range u.Feeds() {
 		for _, p := range f.Index.Packages {
-			if p.Name == q.Name && p.Version == q.Version && slices.ContainsFunc(p.Provides, func(v feeds.Relation) bool { return v.Name == name }) {
+			if p.Name == q.Name && slices.ContainsFunc(p.Provides, func(v feeds.Relation) bool { return v.Name == name }) {
 				return true
 			}
 		}

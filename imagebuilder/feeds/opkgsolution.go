@@ -136,11 +136,14 @@ func (e *opkgExplanation) observe(r *opkgRun) {
 	for _, i := range r.replaced {
 		e.doubt("%s is replaced by another version of itself while the image is made.", e.listed[i].Name)
 	}
+	for _, p := range r.replacers {
+		e.doubt("%s takes the place of other packages.", p.Name)
+	}
 	for _, i := range r.seen {
 		p := e.listed[i]
 		e.unsure = e.unsure || !e.complete || e.impossible[i] != nil
 		if p.Unclear {
-			e.doubt("What %s depends on is written in a way that is not fully understood.", p.Name)
+			e.doubt("What the feed says of %s is written in a way that is not fully understood.", p.Name)
 		}
 		if len(p.Replaces) > 0 && len(p.Conflicts) > 0 {
 			e.doubt("%s takes the place of other packages.", p.Name)

@@ -106,6 +106,7 @@ type opkgRun struct {
 	gaveUp    bool
 	conflicts []conflictPair // that stopped an installation
 	replaced  []int32        // packages that gave way to a newer version
+	replacers []*Package     // packages that take the place of one that was looked at
 	seen      []int32        // packages that were looked at, each once
 	looked    []bool         // of the listed packages: is in seen
 }
@@ -166,6 +167,9 @@ func (r *opkgRun) best(n int32, purpose opkgPurpose, rel *Relation) int32 {
 	var few [4]int32
 	matching := few[:0]
 	for _, provider := range r.nodes[n].providers {
+		if p := r.nodes[provider].replacer; p != nil && !slices.Contains(r.replacers, p) {
+			r.replacers = append(r.replacers, p)
+		}
 		for _, i := range r.nodes[provider].called {
 			if r.steps++; r.steps > maxOpkgSteps {
 				r.gaveUp = true
@@ -227,13 +231,18 @@ func (r *opkgRun) best(n int32, purpose opkgPurpose, rel *Relation) int32 {
 	return -1
 }
 
-// unresolvable tells whether a package needs what cannot be had. Asked a
-// second time about the same name, opkg takes it to be fine.
-func (r *opkgRun) unresolvable(i int32) bool {
+// look notes that a package was looked at.
+func (r *opkgRun) look(i int32) {
 	if !r.looked[i] {
 		r.looked[i] = true
 		r.seen = append(r.seen, i)
 	}
+}
+
+// unresolvable tells whether a package needs what cannot be had. Asked a
+// second time about the same name, opkg takes it to be fine.
+func (r *opkgRun) unresolvable(i int32) bool {
+	r.look(i)
 	if r.tested[r.names[r.listed[i].Name]] {
 		return false
 	}
@@ -430,6 +439,9 @@ func (r *opkgRun) conflicting(i int32) int32 {
 			continue
 		}
 		for _, other := range r.nodes[n].called {
+			if r.listed[other].Unclear {
+				r.look(other)
+			}
 			if (r.status[other] == installed || r.wanted[other]) && r.admits(rel, other) &&
 				!slices.ContainsFunc(r.listed[i].Replaces, func(x Relation) bool { return x.Name == rel.Name }) {
 				return other

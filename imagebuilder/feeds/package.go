@@ -19,7 +19,7 @@ type Package struct {
 	Section       string     //
 	Essential     bool       //
 	Held          bool       // "Status: … hold …": opkg prefers it among those that provide the same
-	Unclear       bool       // has something that is not read: Recommends, Suggests, "name *"
+	Unclear       bool       // has something that is not read: Recommends, Suggests, "name *", an odd Status
 	Filename      string     // relative to the feed
 	Size          int64      // of the file, in bytes
 	InstalledSize int64      // in bytes

@@ -59,9 +59,10 @@ type listed struct {
 
 // node is a name.
 type node struct {
-	called    []int32 // the packages that are called so, in the feeds' order
-	providers []int32 // nodes of the packages that provide it, itself among them if something is called so
-	barred    bool    // a package called so is for another architecture and provides something
+	called    []int32  // the packages that are called so, in the feeds' order
+	providers []int32  // nodes of the packages that provide it, itself among them if something is called so
+	barred    bool     // a package called so is for another architecture, and provides or replaces something
+	replacer  *Package // one that opkg takes in its place
 }
 
 // NewUniverse joins feeds, which may not be changed afterwards. arch is the
@@ -94,6 +95,7 @@ func NewUniverse(m Manager, arch string, feeds []Feed) *Universe {
 	}
 	if m == Opkg {
 		u.addOpkgBuiltins()
+		u.markReplaced()
 	}
 	u.bases = map[string]int32{}
 	for i, p := range u.listed {
@@ -129,15 +131,36 @@ func (u *Universe) add(p *Package, feed int32) {
 
 // bar notes a package that cannot be installed: opkg has it among those that
 // provide something all the same, and asks only the first of them whether it
-// is installed.
+// is installed. Of one that neither provides nor replaces anything it knows
+// nothing.
 func (u *Universe) bar(p *Package) {
-	if len(p.Provides) == 0 {
+	if len(p.Provides) == 0 && len(p.Replaces) == 0 {
 		return
 	}
 	name := u.node(p.Name)
 	u.nodes[name].barred = true
 	for _, r := range p.Provides {
 		u.provide(u.node(r.Name), name)
+	}
+}
+
+// markReplaced notes the names in whose place opkg takes another package: one
+// that both replaces them and is in conflict with them, be it for another
+// architecture or never asked for.
+func (u *Universe) markReplaced() {
+	for _, f := range u.feeds {
+		if f.Index == nil {
+			continue
+		}
+		for i := range f.Index.Packages {
+			p := &f.Index.Packages[i]
+			for _, r := range p.Replaces {
+				n, ok := u.names[r.Name]
+				if ok && slices.ContainsFunc(p.Conflicts, func(c Relation) bool { return c.Name == r.Name }) {
+					u.nodes[n].replacer = p
+				}
+			}
+		}
 	}
 }
 
