@@ -210,7 +210,10 @@ func TestVerdicts(t *testing.T) {
 	tests := []struct{ name, solve, want string }{
 		{"fits", `{"possible":true,"certain":true,"sizes":{"flash":{"verdict":"fits","estimate":7000000,"limit":16000000}}}`, `value="7000000"`},
 		{"tight", `{"possible":true,"certain":true,"sizes":{"flash":{"verdict":"tight","estimate":15900000,"limit":16000000}}}`, `verdict warned`},
+		{"tight in words", `{"possible":true,"certain":true,"sizes":{"flash":{"verdict":"tight","estimate":15900000,"limit":16000000}}}`, "It may be too big"},
+		{"never built for", `{"possible":true,"certain":true,"sizes":{"installed":3000000,"flash":{"verdict":"unknown","limit":16000000}}}`, "About 3.0 MB when installed."},
 		{"too big", `{"possible":true,"certain":true,"sizes":{"flash":{"verdict":"too_big","estimate":17000000,"limit":16000000,"over":1000000}}}`, "Too much by 1.0 MB."},
+		{"too big with a repair", `{"possible":true,"certain":true,"repairs":[{"detail":"R","remove":["maps"],"packages":["luci"]}],"sizes":{"flash":{"verdict":"too_big","estimate":17000000,"limit":16000000,"over":1000000}}}`, "Leave out maps"},
 		{"uncertain", `{"possible":true,"certain":false,"doubts":["Perhaps <not>."]}`, "Perhaps &lt;not&gt;."},
 		{"what comes along", `{"possible":true,"certain":true,"packages":[{"name":"tmux","requested":true},{"name":"libevent","reason":"tmux","installed_size":9000},{"name":"libssl","reason":"libevent"},{"name":"procd","default":true},{"name":"ubox","reason":"procd"},{"name":"x","reason":"y"},{"name":"y","reason":"x"}]}`, "Packages that come along: 2"},
 		{"impossible", `{"possible":false,"problems":[{"kind":"other","detail":"So."}]}`, "This selection does not work"},
