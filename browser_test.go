@@ -60,6 +60,9 @@ func startBrowser(t testing.TB) *browser {
 		chromedp.NoSandbox, chromedp.Flag("disable-dev-shm-usage", true), chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-extensions", true), chromedp.Flag("mute-audio", true), chromedp.Flag("hide-scrollbars", true),
 		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true), chromedp.Flag("no-proxy-server", true),
+		// Of several tabs none is in the background, where browsers save work.
+		chromedp.Flag("disable-background-timer-throttling", true), chromedp.Flag("disable-renderer-backgrounding", true),
+		chromedp.Flag("disable-backgrounding-occluded-windows", true),
 		// A name that is no address of this machine: browsers give pages from there no more than pages by plain http have.
 		chromedp.Flag("host-resolver-rules", "MAP valley.test 127.0.0.1"),
 		chromedp.WSURLReadTimeout(time.Minute),

@@ -90,7 +90,7 @@ func (o operator) Documents() []server.DocumentState {
 	var states []server.DocumentState
 	for _, c := range o.distros {
 		for _, d := range c.upstream.Documents() {
-			s := server.DocumentState{Distro: c.name, Name: d.Name, Checked: d.Checked, Stale: d.Stale, Used: d.Used, Bytes: d.Bytes}
+			s := server.DocumentState{Distro: c.name, Name: d.Name, Checked: d.Checked, Stale: d.Stale, Absent: d.Absent, Used: d.Used, Bytes: d.Bytes}
 			if d.Err != nil {
 				s.Detail = d.Err.Error()
 			}

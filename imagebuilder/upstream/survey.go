@@ -3,6 +3,7 @@ package upstream
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +16,7 @@ type DocumentState struct {
 	Checked time.Time // when upstream last confirmed it; zero for never
 	Used    time.Time // when somebody last asked for it; zero where that is not kept
 	Stale   bool      // upstream has not confirmed it lately
+	Absent  bool      // upstream has none, and none is held
 	Bytes   int64     // on disk
 	Err     error     // of the last try; nil after a good one
 }
@@ -100,7 +102,8 @@ func (u *Upstream) BuilderUsage() (used, budget int64) {
 func (d *document[T]) state(now time.Time) DocumentState {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := DocumentState{Name: documentName(d.key), Checked: d.checked, Used: d.used, Stale: d.seen(now).stale, Err: d.err}
+	s := DocumentState{Name: documentName(d.key), Checked: d.checked, Used: d.used, Stale: d.seen(now).stale, Err: d.err,
+		Absent: d.rec == nil && d.value == nil && errors.Is(d.err, errAbsent)}
 	if d.rec != nil {
 		s.Bytes = d.rec.size()
 	}

@@ -22,6 +22,18 @@ func TestSyncAsksForAllDataInUse(t *testing.T) {
 		}
 		return names, failing
 	}
+	absent := 0 // told apart from what could not be had
+	for _, d := range u.Documents() {
+		if d.Absent {
+			absent++
+		}
+		if d.Absent != (d.Err != nil) {
+			t.Errorf("%+v", d)
+		}
+	}
+	if absent == 0 {
+		t.Error("upstream has everything: the test shows nothing")
+	}
 	got, failing := names()
 	for _, want := range []string{"versions", "targets releases/24.10.1", "target 24.10.1 " + testTarget, "packages 24.10.1 " + testArch} {
 		if !slices.Contains(got, want) {

@@ -135,7 +135,7 @@ func doneBuild() Build {
 
 func failedBuild() Build {
 	return Build{Job: &imagebuilder.Job{Hash: hashA, State: imagebuilder.Failed, Request: buildRequest(), Failure: &imagebuilder.Failure{
-		Code: imagebuilder.CodePackageConflict, Detail: "a and b exclude one another", Stderr: hostile, Stdout: "out",
+		Code: imagebuilder.CodePackageConflict, Detail: forClients + "a and b exclude one another", Stderr: hostile, Stdout: "out",
 		Problems: []imagebuilder.Problem{{Kind: imagebuilder.ProblemConflict, Package: "a", Other: "b", Detail: "a and b exclude one another."}},
 		Repairs:  []imagebuilder.Repair{{Detail: "Leave out a.", Remove: []string{"a"}, Packages: []string{"b", "-ppp"}}},
 	}}}

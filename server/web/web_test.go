@@ -51,7 +51,7 @@ func TestStatesOfThePage(t *testing.T) {
 		{"building", "/build/" + building, nil, 200, []string{`value="25"`, `<li class="done">Prepare the tools`, `<li class="now" aria-current="step">Check the packages`}},
 		{"done", "/build/" + hashA, nil, 200, []string{`<h2 id="file-0">The maker&#39;s firmware is still on the device`, "Download (5.4 MB)", "<bdi>auc</bdi></dt><dd><bdi>owut", "sha256sums", `class="qr"`}},
 		{"done, for an upgrade", "/build/" + hashA + "?from=24.10.3", nil, 200, []string{`<h2 id="file-0">OpenWrt is already on the device`}},
-		{"failed", "/build/" + failed, nil, 200, []string{"Two packages exclude each other", "a and b exclude each other.", `name="fix" value="b -ppp"`, "Leave out a"}},
+		{"failed", "/build/" + failed, nil, 200, []string{"Two packages exclude each other", "<p lang=\"en\"><bdi>a and b exclude one another</bdi>", "a and b exclude each other.", `name="fix" value="b -ppp"`, "Leave out a"}},
 		{"no such build", "/build/x", nil, 404, []string{"This image is not here"}},
 		{"packages without a list", "/packages?version=24.10.4&target=ath79/generic&q=x", nil, 200, []string{"cannot be shown just now"}},
 		{"packages of nothing", "/packages", nil, 404, []string{"names no release"}},
