@@ -114,7 +114,9 @@ func (r *Result) Dropped() []string {
 // every name until no rule is for it any more. On the way are the tables after
 // From up to To. Where From is unknown, cannot be placed, or is newer than To,
 // a rule is applied only if it is marked unconditional, or if the index is
-// known and lacks the old name; and only To's own release adds packages.
+// known and lacks the old name; and only To's own release adds packages. The
+// table of From's own branch is for names that the index is known to lack: the
+// feeds that a branch's releases share may have had them when From was installed.
 //
 // A package that is dropped stays if the index still has it, unless the rule
 // is mandatory: a community may go on building what OpenWrt gave up.
@@ -202,13 +204,10 @@ func (w *way) rule(t *table, i int, name string) *rule {
 		if !r.isFor(w.Target, w.Profile) {
 			continue
 		}
-		switch w.passes(i, r) {
-		case yes:
+		reach := w.passes(i, r)
+		lacking := w.Exists != nil && !w.Exists(name)
+		if reach == yes || reach == maybe && (r.unconditional || lacking) || reach == behind && lacking {
 			return r
-		case maybe:
-			if r.unconditional || w.Exists != nil && !w.Exists(name) {
-				return r
-			}
 		}
 	}
 	return nil
@@ -440,7 +439,7 @@ func (w *way) additions() []addition {
 	for i, t := range w.tables {
 		for _, r := range t.additions {
 			reach := w.passes(i, r)
-			if !r.isFor(w.Target, w.Profile) || reach == no || reach == maybe && !w.to.within(t.version) && !r.unconditional {
+			if !r.isFor(w.Target, w.Profile) || reach < maybe || reach == maybe && !w.to.within(t.version) && !r.unconditional {
 				continue
 			}
 			for _, name := range r.all {

@@ -176,6 +176,28 @@ add: [{packages: [here]}]
 	}
 }
 
+// A branch's releases share feeds: what the older one was installed with may be
+// gone from them when the newer one is built.
+func TestWithinABranch(t *testing.T) {
+	set := loaded(t, map[string]string{
+		"19.07": "before: {late: {default: true}}\n",
+		"21.02": "old: {new: {default: true}}\nalways: {ever: {default: true}, unconditional: true}\nadd: [{packages: [here]}]\n",
+	})
+	for name, c := range map[string]struct {
+		exists func(string) bool
+		want   string
+	}{
+		"gone from the feeds": {indexOf("new", "ever", "here", "late"), "new ever before"},
+		"still there":         {indexOf("old", "always", "new", "ever", "here"), "old always before"},
+		"index unknown":       {nil, "old always before"},
+	} {
+		req := Request{Distro: "mesh", From: "21.02.0", To: "21.02.1", Packages: words("old always before"), Exists: c.exists}
+		if got := strings.Join(apply(t, set, req).Packages, " "); got != c.want {
+			t.Errorf("%s: got %q, want %q", name, got, c.want)
+		}
+	}
+}
+
 func TestSnapshotsArePlacedByRevision(t *testing.T) {
 	set := loaded(t, map[string]string{
 		"19.07":    "branch_off: 1000\na1: {a2: {default: true}}\n",

@@ -9,8 +9,9 @@ import (
 type reach int
 
 const (
-	no reach = iota
-	maybe
+	no     reach = iota
+	behind       // it was in force at From already, which is of the same branch
+	maybe        // it cannot be told
 	yes
 )
 
@@ -68,8 +69,11 @@ func (p *passage) passes(i int, r *rule) reach {
 	if r.from.set() && r.from.revision == 0 {
 		start = r.from.version
 	}
-	if p.from.compare(start) < 0 {
+	switch {
+	case p.from.compare(start) < 0:
 		return yes
+	case p.from.within(p.releases[i]):
+		return behind
 	}
 	return no
 }
@@ -126,7 +130,7 @@ func (w *way) origin() string {
 	}
 	var releases []string
 	for i, t := range w.tables {
-		if t.any(func(r *rule) bool { return w.passes(i, r) != no }) {
+		if t.any(func(r *rule) bool { return w.passes(i, r) >= maybe }) {
 			releases = append(releases, t.release)
 		}
 	}
