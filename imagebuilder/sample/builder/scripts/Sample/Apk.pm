@@ -64,16 +64,17 @@ sub load {
         my $file = $url =~ m{^/} ? $url : "$self->{tree}{dl}/" . $self->cached($url);
         my $data = Sample::Tree::read_file($file);
         if (!defined $data) {
-            print STDERR "WARNING: opening from cache $url: No such file or directory\n";
+            print STDERR "WARNING: opening ", ($url =~ m{^/} ? '' : 'from cache '), "$url: No such file or directory\n";
             next;
         }
+        my $doing = $url =~ m{^/} ? 'opening' : 'updating and opening';
         my ($packages, $signers) = Sample::Adb::read_index($data);
         if (!$packages) {
-            print STDERR "WARNING: updating and opening $url: file format is invalid or inconsistent\n";
+            print STDERR "WARNING: $doing $url: file format is invalid or inconsistent\n";
             next;
         }
         if ($keys && !grep { $keys->{$_} } @$signers) {
-            print STDERR "WARNING: updating and opening $url: UNTRUSTED signature\n";
+            print STDERR "WARNING: $doing $url: UNTRUSTED signature\n";
             next;
         }
         (my $folder = $url) =~ s{/[^/]*$}{};
