@@ -25,8 +25,8 @@ func TestUntrustedFeedIsNamedByItsAddress(t *testing.T) {
 		version, target, profile, folder, feed string
 		spoil                                  func(feed string) error
 	}{
-		{"24.10.4", "ath79/generic", "tplink_archer-c7-v5", "/releases/24.10.4/packages/mips_24kc", "packages", signByNobody},
-		{"SNAPSHOT", "x86/64", "generic", "/snapshots/packages/x86_64", "packages", signedByNobody},
+		{"24.10.4", "ath79/generic", "tplink_archer-c7-v5", "/releases/24.10.4/packages/mips_24kc", "packages", opkgByNobody},
+		{"SNAPSHOT", "x86/64", "generic", "/snapshots/packages/x86_64", "packages", apkByNobody},
 	} {
 		t.Run(tt.version, func(t *testing.T) {
 			w := newWorkshop(t, upstream.Options{})
@@ -46,8 +46,8 @@ func TestUntrustedFeedIsNamedByItsAddress(t *testing.T) {
 	}
 }
 
-// signByNobody signs an opkg feed's list with a key that nobody knows.
-func signByNobody(feed string) error {
+// opkgByNobody signs an opkg feed's list with a key that nobody knows.
+func opkgByNobody(feed string) error {
 	list, err := os.ReadFile(filepath.Join(feed, "Packages"))
 	if err != nil {
 		return err
@@ -57,10 +57,10 @@ func signByNobody(feed string) error {
 	return os.WriteFile(filepath.Join(feed, "Packages.sig"), []byte(file), 0o644)
 }
 
-// signedByNobody has each signature of an apk feed's index be by a key that
+// apkByNobody has each signature of an apk feed's index be by a key that
 // nobody knows: a block of type 1, with a word of its type and length and two
 // bytes before the key's identity.
-func signedByNobody(feed string) error {
+func apkByNobody(feed string) error {
 	name := filepath.Join(feed, "packages.adb")
 	index, err := os.ReadFile(name)
 	if packed, ok := bytes.CutPrefix(index, []byte("ADBd")); ok {
