@@ -284,9 +284,16 @@ func (a *attempt) run(ctx context.Context, args []string) (*step, error) {
 }
 
 func (r *Runner) command(args []string, s *step) *sandbox.Command {
+	env := []string{"PATH=" + r.o.Path}
+	if r.abilities.UserNamespace {
+		// There is only one user in it. Giving a file to another is EINVAL
+		// there, of which fakeroot, below which apk installs, forgives EPERM
+		// alone (fakeroot libfakeroot.c, chown).
+		env = append(env, "FAKEROOTDONTTRYCHOWN=1")
+	}
 	return &sandbox.Command{
 		Args:    args,
-		Env:     append([]string{"PATH=" + r.o.Path}, r.o.Env...),
+		Env:     append(env, r.o.Env...),
 		Stdout:  func(line string) { s.line(true, line) },
 		Stderr:  func(line string) { s.line(false, line) },
 		MaxLine: maxStepLine,

@@ -141,6 +141,8 @@ var patterns = []pattern{
 		}
 		f.wgetCode = 0
 	}},
+	// Of a feed that is a folder here, or was fetched before.
+	{"WARNING: opening", regexp.MustCompile(`WARNING: opening(?: from cache)? (\S+): .*signature`), func(f *findings, m []string) { f.untrusted(m[1]) }},
 	{"unexpected end of file", regexp.MustCompile(`^ERROR: (\S+): unexpected end of file$`), func(f *findings, m []string) { note(&f.downloads, apkName(m[1])) }},
 	{"file format is invalid", regexp.MustCompile(`^ERROR: (\S+): .*file format is invalid`), func(f *findings, m []string) { note(&f.damaged, apkName(m[1])) }},
 	{"BAD", regexp.MustCompile(`^ERROR: (\S+): BAD (?:signature|archive|checksum)`), func(f *findings, m []string) { note(&f.damaged, apkName(m[1])) }},

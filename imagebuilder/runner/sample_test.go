@@ -227,3 +227,17 @@ func BenchmarkBuild(b *testing.B) {
 	b.ReportMetric(float64((o - h).Milliseconds()), "overhead-ms")
 	b.ReportMetric(float64(o)/float64(h), "ratio")
 }
+
+// Files of packages belong to root, which an ordinary user cannot give them
+// to: TestAsAnotherUser runs this too.
+func TestPackagesOfRoot(t *testing.T) {
+	dir, server := sampleUpstream(t)
+	for path, profile := range map[string]string{"releases/24.10.4/targets/ath79/generic": "tplink_archer-c7-v5", "snapshots/targets/x86/64": "generic"} {
+		builder := unpack(t, filepath.Join(dir, path))
+		r := newRunner(t, Options{Builders: theBuilder(builder), UpstreamURL: server.URL})
+		if _, err := r.Build(t.Context(), job(request(profile, "cowsay")), newWitness()); err != nil {
+			e := asError(t, err)
+			t.Errorf("%s: %v\n%s\n%s", path, e, e.Stdout, e.Stderr)
+		}
+	}
+}

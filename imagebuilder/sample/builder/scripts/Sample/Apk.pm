@@ -2,6 +2,7 @@
 package Sample::Apk;
 use strict;
 use warnings;
+use Errno;
 use Sample::Adb;
 use Sample::Archive;
 use Sample::Fetch;
@@ -63,16 +64,17 @@ sub load {
         my $file = $url =~ m{^/} ? $url : "$self->{tree}{dl}/" . $self->cached($url);
         my $data = Sample::Tree::read_file($file);
         if (!defined $data) {
-            print STDERR "WARNING: opening from cache $url: No such file or directory\n";
+            print STDERR "WARNING: opening ", ($url =~ m{^/} ? '' : 'from cache '), "$url: No such file or directory\n";
             next;
         }
+        my $doing = $url =~ m{^/} ? 'opening' : 'updating and opening';
         my ($packages, $signers) = Sample::Adb::read_index($data);
         if (!$packages) {
-            print STDERR "WARNING: updating and opening $url: file format is invalid or inconsistent\n";
+            print STDERR "WARNING: $doing $url: file format is invalid or inconsistent\n";
             next;
         }
         if ($keys && !grep { $keys->{$_} } @$signers) {
-            print STDERR "WARNING: updating and opening $url: UNTRUSTED signature\n";
+            print STDERR "WARNING: $doing $url: UNTRUSTED signature\n";
             next;
         }
         (my $folder = $url) =~ s{/[^/]*$}{};
@@ -212,7 +214,7 @@ sub install {
     return $problems > 99 ? 99 : $problems if $problems;
     my @order = $self->ordered($chosen, @world);
     my $files = $self->obtain(@order) or return 1;
-    my ($number, $bytes, $database) = (0, 0, '');
+    my ($number, $bytes, $database, $unowned) = (0, 0, '', 0);
     for my $p (@order) {
         my $apk = $files->{ $p->{name} };
         printf "(%d/%d) Installing %s (%s)\n", ++$number, scalar @order, $p->{name}, $p->{version};
@@ -229,7 +231,13 @@ sub install {
             if ($member->{type} eq '5') { Sample::Tree::make_folder($path); next }
             Sample::Tree::make_folder($1) if $path =~ m{^(.+)/};
             if ($member->{type} eq '2') { unlink $path; symlink $member->{link}, $path or die "$path: $!\n" }
-            else                        { Sample::Tree::write_file($path, $member->{data}, $member->{mode}) }
+            else {
+                Sample::Tree::write_file($path, $member->{data}, $member->{mode});
+                if (!given_to_root($path)) {
+                    print STDERR 'WARNING: ', id($p), ': failed to preserve ', Sample::Archive::clean_name($member->{name}), ": owner\n";
+                    $unowned++;
+                }
+            }
             $self->{owner}{ Sample::Archive::clean_name($member->{name}) } = id($p);
         }
         my $db = "$self->{root}/lib/apk/db";
@@ -243,8 +251,16 @@ sub install {
     Sample::Tree::make_folder("$self->{root}/etc/apk");
     Sample::Tree::write_file("$self->{root}/etc/apk/world",        join('', map { "$_\n" } sort @world), 0644);
     Sample::Tree::write_file("$self->{root}/lib/apk/db/installed", $database, 0644);
+    return $unowned > 99 ? 99 : $unowned if $unowned;
     printf "OK: %d KiB in %d packages\n", $bytes / 1024, scalar @order;
     return 0;
+}
+
+# given_to_root makes root a file's owner, below fakeroot as the real apk runs:
+# an ordinary user's being refused is well, other failures are not.
+sub given_to_root {
+    my ($path) = @_;
+    return $ENV{FAKEROOTDONTTRYCHOWN} || chown(0, 0, $path) || $!{EPERM};
 }
 
 # ordered puts every package after what it depends on.
