@@ -413,15 +413,16 @@ func (r *opkgRun) satisfy(i int32) bool {
 	if !r.gather(i, &missing, r.followed) {
 		return false
 	}
-	for _, p := range missing.packages {
-		r.wanted[p] = true
-	}
 	for k, p := range missing.packages {
-		if r.status[p] != notInstalled {
-			continue
+		r.wanted[p] = true
+		if r.status[p] == notInstalled {
+			// Of packages that need one another, the last is the one that leads
+			// to them from outside.
+			r.needer[p] = missing.needers[k]
 		}
-		r.needer[p] = missing.needers[k]
-		if !r.install(p) {
+	}
+	for _, p := range missing.packages {
+		if r.status[p] == notInstalled && !r.install(p) {
 			return false
 		}
 	}

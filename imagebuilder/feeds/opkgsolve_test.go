@@ -106,6 +106,11 @@ func TestSolveOpkg(t *testing.T) {
 		{name: "a virtual whose second provider is there", feed: "Package: a\nProvides: v\n\nPackage: b\nProvides: v", wish: "b v", want: "b",
 			problems: "other v: v is provided by b, which is selected already, and opkg refuses to be asked for both: leave v out."},
 		{name: "a virtual whose first provider is there", feed: "Package: a\nProvides: v\n\nPackage: b\nProvides: v", wish: "a v", want: "a"},
+		{
+			name: "a conflict that leads to packages that need one another",
+			feed: "Package: a\nDepends: h\n\nPackage: h\nDepends: a\n\nPackage: b\nDepends: a\nConflicts: a\n\nPackage: c", wish: "b", want: "a b h",
+			problems: "conflict b: b and a (which b needs) exclude one another: leave one of them out.",
+		},
 		{name: "recommends", feed: "Package: a\nRecommends: b\n\nPackage: b", wish: "a", want: "a", doubt: "not fully understood"},
 		{name: "a file", feed: "Package: a", wish: "a http://localhost/x.ipk", want: "a", doubt: "is no package's name"},
 		{name: "an older version gives way", feed: "Package: a\nDepends: b (= 1), c\n\nPackage: b\nVersion: 1\n\nPackage: b\nVersion: 2\n\nPackage: c\nDepends: b (= 2)", wish: "a", want: "a b=2 c", doubt: "another version of itself"},
