@@ -436,6 +436,8 @@ func pageWeight(t *testing.T, b *browser, base string) {
 	if all > 60_000 {
 		t.Errorf("from device to image: %.0f bytes", all)
 	}
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
 	for _, part := range tb.parts {
 		t.Log(part)
 	}
