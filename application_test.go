@@ -129,35 +129,36 @@ func (p *attendantProcess) stop(t testing.TB) int {
 
 var samples struct {
 	sync.Mutex
-	dirs map[time.Duration]string
+	dirs map[sample.Options]string
 }
 
-// sampleTree writes the sample distribution, once for all tests.
-func sampleTree(t testing.TB, slow time.Duration) string {
+// sampleTree is the sample distribution, written once for all tests, which
+// change nothing in it.
+func sampleTree(t testing.TB, o sample.Options) string {
 	t.Helper()
 	samples.Lock()
 	defer samples.Unlock()
-	if dir := samples.dirs[slow]; dir != "" {
+	if dir := samples.dirs[o]; dir != "" {
 		return dir
 	}
 	dir, err := os.MkdirTemp("", "attendant-test-sample-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := sample.Write(dir, sample.Options{Slow: slow}); err != nil {
+	if err := sample.Write(dir, o); err != nil {
 		t.Fatal(err)
 	}
 	if samples.dirs == nil {
-		samples.dirs = map[time.Duration]string{}
+		samples.dirs = map[sample.Options]string{}
 	}
-	samples.dirs[slow] = dir
+	samples.dirs[o] = dir
 	return dir
 }
 
 // sampleUpstream serves the sample distribution; it ends with the test.
 func sampleUpstream(t testing.TB, slow time.Duration) string {
 	t.Helper()
-	srv := httptest.NewServer(http.FileServer(http.Dir(sampleTree(t, slow))))
+	srv := httptest.NewServer(http.FileServer(http.Dir(sampleTree(t, sample.Options{Slow: slow}))))
 	t.Cleanup(srv.Close)
 	return srv.URL
 }
@@ -283,6 +284,7 @@ func startApplication(t testing.TB, upstream string, change func(*Config)) (base
 }
 
 func TestRequestBecomesAnImage(t *testing.T) {
+	t.Parallel()
 	base, _ := startApplication(t, sampleUpstream(t, 0), nil)
 	tests := []struct {
 		name, body string
@@ -415,7 +417,7 @@ func TestImpossibleRequestsSayWhy(t *testing.T) {
 // A restart needs no upstream, and what was built before is there at once.
 func TestRestartWithoutUpstream(t *testing.T) {
 	t.Parallel()
-	tree := httptest.NewServer(http.FileServer(http.Dir(sampleTree(t, 0))))
+	tree := httptest.NewServer(http.FileServer(http.Dir(sampleTree(t, sample.Options{}))))
 	data, addr := t.TempDir(), freeAddress(t)
 	t.Cleanup(func() { _ = removeScratch(data) })
 	p := startProcess(t, addr, data, "--upstream", tree.URL)
@@ -488,6 +490,7 @@ func TestDemoOnce(t *testing.T) {
 }
 
 func TestOperatorsCommands(t *testing.T) {
+	t.Parallel()
 	data, addr := t.TempDir(), freeAddress(t)
 	t.Cleanup(func() { _ = removeScratch(data) })
 	run := func(args ...string) (int, string) {
@@ -497,7 +500,7 @@ func TestOperatorsCommands(t *testing.T) {
 	if code, out := run("jobs"); code != 1 || !strings.Contains(out, "no attendant is running") {
 		t.Errorf("without a server: %d %s", code, out)
 	}
-	p := startProcess(t, addr, data, "--upstream", sampleUpstream(t, 3*time.Second))
+	p := startProcess(t, addr, data, "--upstream", sampleUpstream(t, slowBuild))
 	first, err := ask(http.MethodPost, p.base+"/api/v1/build", buildBody("24.10.4", "x86/64", "generic", "nano"))
 	if err != nil {
 		t.Fatal(err)

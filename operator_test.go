@@ -197,6 +197,7 @@ func TestWarningsOfAnUplinkThatIsGone(t *testing.T) {
 
 // TestPinsOutliveTheProcess pins by the operator's commands.
 func TestPinsOutliveTheProcess(t *testing.T) {
+	t.Parallel()
 	data, addr := t.TempDir(), freeAddress(t)
 	t.Cleanup(func() { _ = removeScratch(data) })
 	run := func(args ...string) (int, string) {

@@ -15,6 +15,7 @@ import (
 // A planned image is the one that the ImageBuilder makes by itself, unpacked by
 // tar and fetching from the network, byte for byte but for its signature.
 func TestPlannedImagesAreTheImageBuildersOwn(t *testing.T) {
+	t.Parallel()
 	w := newWorkshop(t, upstream.Options{})
 	for _, tt := range sampleTargets {
 		t.Run(tt.version+" "+tt.target, func(t *testing.T) {

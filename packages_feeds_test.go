@@ -21,6 +21,7 @@ import (
 // A feed that the ImageBuilder does not trust is named by the address that
 // people know, not by the folder that stands in for it.
 func TestUntrustedFeedIsNamedByItsAddress(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		version, target, profile, folder, feed string
 		spoil                                  func(feed string) error

@@ -26,6 +26,7 @@ import (
 	"attendant/imagebuilder/feeds"
 	"attendant/imagebuilder/runner"
 	"attendant/imagebuilder/sample"
+	"attendant/imagebuilder/sandbox"
 	"attendant/imagebuilder/upstream"
 )
 
@@ -49,7 +50,10 @@ type workshop struct {
 
 func newWorkshop(t testing.TB, o upstream.Options) *workshop {
 	t.Helper()
-	w := &workshop{TB: t, tree: t.TempDir()}
+	w := &workshop{TB: t, tree: filepath.Join(t.TempDir(), "tree")}
+	if err := sandbox.CopyTree(sampleTree(t, sample.Options{BaseURL: "https://downloads.sample.example"}), w.tree); err != nil {
+		t.Fatal(err)
+	}
 	files := http.FileServer(http.Dir(w.tree))
 	w.server = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		w.asked.Add(1)
@@ -63,9 +67,6 @@ func newWorkshop(t testing.TB, o upstream.Options) *workshop {
 		files.ServeHTTP(&countingWriter{rw, &w.sent}, r)
 	}))
 	t.Cleanup(w.server.Close)
-	if err := sample.Write(w.tree, sample.Options{BaseURL: "https://downloads.sample.example"}); err != nil {
-		t.Fatal(err)
-	}
 	log := slog.New(slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	w.planner = &planner{solve: (*feeds.Universe).Solve, upstream: func(imagebuilder.Request) *upstream.Upstream { return w.upstream }}
 	w.data = t.TempDir()

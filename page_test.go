@@ -15,6 +15,8 @@ import (
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
+
+	"attendant/imagebuilder/sample"
 )
 
 // slowBuild is what builds take that something is to happen in the middle of.
@@ -474,7 +476,7 @@ func pageSurvives(t *testing.T, b *browser, _ string) {
 
 // When upstream is gone the page says so, and images can still be made.
 func pageOffline(t *testing.T, b *browser, _ string) {
-	tree := httptest.NewServer(http.FileServer(http.Dir(sampleTree(t, 0))))
+	tree := httptest.NewServer(http.FileServer(http.Dir(sampleTree(t, sample.Options{}))))
 	base, _ := startApplication(t, tree.URL, func(cfg *Config) { cfg.Refresh = 200 * time.Millisecond })
 	built(t, base, "luci")
 	tree.Close()

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"attendant/imagebuilder"
+	"attendant/imagebuilder/sample"
 	"attendant/server"
 )
 
@@ -168,7 +169,7 @@ func TestOwnImageBuilderDecides(t *testing.T) {
 version = "24.10.4"
 target = "ath79/generic"
 path = %q
-`, filepath.Join(sampleTree(t, 0), "releases/24.10.4/targets/ath79/generic/openwrt-imagebuilder-24.10.4-ath79-generic.Linux-x86_64.tar.zst")))
+`, filepath.Join(sampleTree(t, sample.Options{}), "releases/24.10.4/targets/ath79/generic/openwrt-imagebuilder-24.10.4-ath79-generic.Linux-x86_64.tar.zst")))
 	request := `{"version":"24.10.4",` + archerC7 + `,"packages":["lucy"]}`
 	reply, err := ask(http.MethodPost, p.base+"/api/v1/build", request)
 	if err != nil || reply.HTTP != http.StatusAccepted {

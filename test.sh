@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-step() { printf '\n== %s\n' "$*"; }
+step() { printf '\n== %s (after %d s)\n' "$*" "$SECONDS"; }
 
 # command:Debian package
 needs=(make:make gcc:gcc perl:perl-base tar:tar gzip:gzip wget:wget zstd:zstd xz:xz-utils curl:curl
@@ -60,7 +60,7 @@ npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$out/axe" a
 export PAGE_TEST_AXE="$out/axe/node_modules/axe-core/axe.min.js"
 
 step "tests, race detector on"
-if ! go test -race -count=1 -timeout 14m -v ./... > "$out/tests" 2>&1; then
+if ! go test -race -count=1 -vet=off -parallel 4 -timeout 14m -v ./... > "$out/tests" 2>&1; then
     grep -vE '^(=== |[[:space:]]*--- PASS|PASS$)' "$out/tests"
     exit 1
 fi

@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"attendant/imagebuilder/sample"
 	"attendant/imagebuilder/upstream"
 	"attendant/server"
 )
@@ -44,7 +45,7 @@ func startConfigured(t *testing.T, config string) *attendantProcess {
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	p := startProcess(t, freeAddress(t), data, "--config", file, "--keys", filepath.Join(sampleTree(t, 0), "keys"))
+	p := startProcess(t, freeAddress(t), data, "--config", file, "--keys", filepath.Join(sampleTree(t, sample.Options{}), "keys"))
 	t.Cleanup(p.kill)
 	return p
 }
@@ -202,6 +203,7 @@ minimum = "24.10.4"
 }
 
 func TestAnotherDistributionByItsAddress(t *testing.T) {
+	t.Parallel()
 	p := startConfigured(t, fmt.Sprintf(`
 [[distribution]]
 name = "Mesh"
@@ -219,7 +221,7 @@ offer = ["24.10.3"]
 [[policy]]
 distro = "LEDE"
 hold_back = ["24.10.4"]
-`, filepath.Join(sampleTree(t, 0), "keys")))
+`, filepath.Join(sampleTree(t, sample.Options{}), "keys")))
 	const body = `"target":"ath79/generic","profile":"tplink_archer-c7-v5","packages":["tmux"]}`
 	if status, body := post(t, p.base+"/api/v1/upgrade-check", `{"version":"24.10.3",`+body); status != 204 {
 		t.Errorf("a policy for LEDE is one for OpenWrt: %d %s", status, body)

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,16 +23,26 @@ import (
 	"attendant/imagebuilder/sandbox"
 )
 
+// samples is the folder of the sample distribution, written once for all
+// tests, which change nothing in it; "" until then. TestMain removes it.
+var samples string
+
+var writeSample = sync.OnceValue(func() (err error) {
+	if samples, err = os.MkdirTemp("", "runner-test-sample-"); err != nil {
+		return err
+	}
+	return sample.Write(samples, sample.Options{BaseURL: "https://downloads.sample.example"})
+})
+
 // sampleUpstream serves the sample distribution.
 func sampleUpstream(t testing.TB) (dir string, server *httptest.Server) {
 	t.Helper()
-	dir = t.TempDir()
-	server = httptest.NewServer(http.FileServer(http.Dir(dir)))
-	t.Cleanup(server.Close)
-	if err := sample.Write(dir, sample.Options{BaseURL: "https://downloads.sample.example"}); err != nil {
+	if err := writeSample(); err != nil {
 		t.Fatal(err)
 	}
-	return dir, server
+	server = httptest.NewServer(http.FileServer(http.Dir(samples)))
+	t.Cleanup(server.Close)
+	return samples, server
 }
 
 // unpack unpacks the ImageBuilder of a target's folder.

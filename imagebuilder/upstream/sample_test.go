@@ -1,26 +1,15 @@
 package upstream
 
 import (
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
-
-	"attendant/imagebuilder/sample"
 )
 
 // TestSampleDistribution takes everything that our own distribution offers,
 // signed, and unpacks its ImageBuilders.
 func TestSampleDistribution(t *testing.T) {
-	dir := t.TempDir()
-	if err := sample.Write(dir, sample.Options{}); err != nil {
-		t.Fatal(err)
-	}
-	server := httptest.NewServer(http.FileServer(http.Dir(dir)))
-	defer server.Close()
-	_, key := sample.TrustedKey()
-	u := openTest(t, Options{URL: server.URL, TrustedKeys: [][]byte{key}, RequireSignatures: true})
+	u, _ := sampleDistribution(t, Options{RequireSignatures: true})
 	o, err := u.Overview(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -13,14 +13,24 @@ import (
 	"attendant/imagebuilder/sample"
 )
 
+// samples is the folder of the sample distribution, written once for all
+// tests, which change nothing in it; "" until then. TestMain removes it.
+var samples string
+
+var writeSample = sync.OnceValue(func() (err error) {
+	if samples, err = os.MkdirTemp("", "upstream-test-sample-"); err != nil {
+		return err
+	}
+	return sample.Write(samples, sample.Options{})
+})
+
 // sampleDistribution is an upstream that serves our own distribution.
 func sampleDistribution(t *testing.T, o Options) (*Upstream, *httptest.Server) {
 	t.Helper()
-	dir := t.TempDir()
-	if err := sample.Write(dir, sample.Options{}); err != nil {
+	if err := writeSample(); err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(http.FileServer(http.Dir(dir)))
+	server := httptest.NewServer(http.FileServer(http.Dir(samples)))
 	t.Cleanup(server.Close)
 	_, key := sample.TrustedKey()
 	o.URL, o.TrustedKeys = server.URL, [][]byte{key}
