@@ -250,3 +250,23 @@ func TestDevicesOverHTTP(t *testing.T) {
 		t.Errorf("a release that is not offered: %d", resp.StatusCode)
 	}
 }
+
+// LuCI's app of 2021 does not say what its router runs; its packages are taken
+// as those of 19.07, and its device is found as it was called then.
+func TestLegacyRequestsOf2021AreOfTheirTime(t *testing.T) {
+	t.Parallel()
+	p := startConfigured(t, "")
+	for _, from := range []string{`"target":"ath79/generic","profile":"tplink,archer-c7-v5"`, `"target":"ar71xx/generic","profile":"archer-c7-v5"`} {
+		body := `{` + from + `,"version":"24.10.4","packages":["wpad-basic","tmux"],"diff_packages":true}`
+		reply, err := ask(http.MethodPost, p.base+"/api/build", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if reply.HTTP == http.StatusAccepted {
+			reply = awaitBuild(t, p.base, reply.RequestHash)
+		}
+		if reply.Status != 200 || reply.Manifest["tmux"] == "" || reply.Manifest["wpad-basic-mbedtls"] == "" {
+			t.Errorf("%s: %+v", from, reply)
+		}
+	}
+}

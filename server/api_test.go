@@ -335,6 +335,19 @@ func TestMetadata(t *testing.T) {
 	}
 }
 
+func TestAnUnknownRevisionIsEmptyBesideTheError(t *testing.T) {
+	ts := start(t, nil)
+	for _, path := range []string{"9.9/ath79/generic", "%24/ath79/generic"} {
+		a := ts.get("/api/v1/revision/" + path)
+		if revision, ok := a.json["revision"].(string); a.status != 400 || !ok || revision != "" || a.json["detail"] == "" {
+			t.Errorf("%s: %d %s", path, a.status, a.raw)
+		}
+	}
+	if a := ts.get("/api/v1/build/abc"); a.status != 404 || strings.Contains(string(a.raw), "revision") {
+		t.Errorf("another error: %d %s", a.status, a.raw)
+	}
+}
+
 func TestUpstreamAddressInTheDemo(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, ".versions.json"), []byte("{}"), 0o644); err != nil {

@@ -222,6 +222,8 @@ func TestRefusals(t *testing.T) {
 		{"rootfs 0", `{` + base + `,"rootfs_size_mb":0}`, 422, "rootfs_size_mb: 0 is not between 1 and 1024."},
 		{"rootfs too big", `{` + base + `,"rootfs_size_mb":1025}`, 422, "rootfs_size_mb:"},
 		{"rootfs a fraction", `{` + base + `,"rootfs_size_mb":1.5}`, 422, "rootfs_size_mb: expected a whole number."},
+		{"rootfs a word", `{` + base + `,"rootfs_size_mb":"big"}`, 422, "rootfs_size_mb: expected a whole number."},
+		{"rootfs too big in quotes", `{` + base + `,"rootfs_size_mb":"1025"}`, 422, "rootfs_size_mb: 1025 is not between 1 and 1024."},
 		{"defaults too long", `{` + base + `,"defaults":"` + strings.Repeat("x", 20481) + `"}`, 422, "defaults:"},
 		{"repositories_mode", `{` + base + `,"repositories_mode":"x"}`, 422, "repositories_mode:"},
 		{"repository name", `{` + base + `,"repositories":{"a b":"https://feeds.example/allowed/x"}}`, 422, "repositories:"},
@@ -262,6 +264,11 @@ func TestWhatClientsSendBeyondTheDocumentIsAccepted(t *testing.T) {
 		if a := ts.post(body); a.status != 202 && a.status != 200 {
 			t.Errorf("%s: %d %s", name, a.status, a.raw)
 		}
+	}
+	// LuCI sends owut's setting as the configuration has it.
+	number, text := ts.post(`{`+base+`,"rootfs_size_mb":256}`), ts.post(`{`+base+`,"rootfs_size_mb":"256"}`)
+	if number.hash() == "" || text.hash() != number.hash() || number.hash() == ts.post(`{`+base+`}`).hash() {
+		t.Errorf("the same size as a number and as text: %d %s and %d %s", number.status, number.raw, text.status, text.raw)
 	}
 	for _, path := range []string{"//api/v1/build", "/api//v1/build?1732370000", "/api/v1/build/"} {
 		if a := ts.do(http.MethodPost, path, plainBody("luci")); a.status != 202 && a.status != 200 {

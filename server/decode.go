@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"time"
 
 	"attendant/imagebuilder"
@@ -100,7 +101,7 @@ func decodeRequest(body []byte) (imagebuilder.Request, error) {
 		{"packages_versions", &r.PackagesVersions, "an object of strings, package to version"},
 		{"diff_packages", &r.DiffPackages, "true or false"},
 		{"defaults", &r.Defaults, "a string"},
-		{"rootfs_size_mb", &r.RootfsSizeMB, "a whole number"},
+		{"rootfs_size_mb", &quotedInt{&r.RootfsSizeMB}, "a whole number"},
 		{"filesystem", &r.Filesystem, "a string"},
 		{"repositories", &r.Repositories, "an object of strings, name to URL"},
 		{"repositories_mode", &r.RepositoriesMode, "a string"},
@@ -127,6 +128,24 @@ type field struct {
 	name string
 	into any
 	want string // completes "expected …"
+}
+
+// quotedInt reads a whole number, also one in quotes: LuCI sends the size of
+// the root partition as the router's configuration has it, which is text.
+type quotedInt struct{ into **int }
+
+func (q *quotedInt) UnmarshalJSON(raw []byte) error {
+	var n int
+	var text string
+	err := json.Unmarshal(raw, &n)
+	if err != nil && json.Unmarshal(raw, &text) == nil {
+		n, err = strconv.Atoi(text)
+	}
+	if err != nil {
+		return err
+	}
+	*q.into = &n
+	return nil
 }
 
 // decodeObject reads a request's body into fields. The error is CodeMalformed.

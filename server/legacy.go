@@ -80,6 +80,11 @@ func (s *Server) legacyRoutes(r *httprouter.Router, get func(string, http.Handle
 	getParams("/api/upgrade-request/:hash", poll(true))
 	getParams("/api/build-request/:hash", poll(false))
 
+	r.HandlerFunc(http.MethodPost, "/api/build", s.build2021)
+	getParams("/api/build/:hash", s.getBuild)
+	get("/api/latest", s.latest)
+	get("/json/latest.json", s.latest)
+
 	getParams("/store/:hash", s.legacyListing)
 	get("/api/signing-key", s.legacyKey)
 	getParams("/api/image/:hash", s.legacyImage)

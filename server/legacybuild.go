@@ -107,10 +107,14 @@ func (s *Server) admitLegacy(r *http.Request, q *legacyRequest) (*asked, error) 
 	if distro == "" {
 		distro = distributionName(r)
 	}
-	request := imagebuilder.Request{
+	return s.askedFor(imagebuilder.Request{
 		Distro: distro, Version: q.version, Target: at.Target, Profile: at.Profile,
 		Packages: imagebuilder.Pairs(q.packages).Names(), Defaults: q.defaults, FromVersion: q.from(distro),
-	}
+	})
+}
+
+// askedFor checks a request that is no body as it came, or recognises it.
+func (s *Server) askedFor(request imagebuilder.Request) (*asked, error) {
 	text, err := json.Marshal(request)
 	if err != nil {
 		return nil, err

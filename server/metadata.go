@@ -214,8 +214,12 @@ func validPath(p string) bool {
 
 func (s *Server) revision(w http.ResponseWriter, r *http.Request, ps httprouter.Params) {
 	version, target := ps.ByName("version"), ps.ByName("target")+"/"+ps.ByName("subtarget")
+	// LuCI asks for it before it asks for an image, takes the revision out of
+	// whatever comes, and shows a script's error when there is none. With an
+	// empty one it goes on to the request, whose answer it shows.
+	unknown := errorReply{Revision: new(string)}
 	if !imagebuilder.ValidVersion(version) || !imagebuilder.ValidTarget(target) {
-		s.writeError(w, r, imagebuilder.Errorf(imagebuilder.CodeUnsupportedVersion, "Unsupported version: %.100s", version))
+		s.writeErrorReply(w, r, imagebuilder.Errorf(imagebuilder.CodeUnsupportedVersion, "Unsupported version: %.100s", version), unknown)
 		return
 	}
 	revision, err := s.catalogue(r).Revision(r.Context(), version, target)
@@ -224,7 +228,7 @@ func (s *Server) revision(w http.ResponseWriter, r *http.Request, ps httprouter.
 		if e.Code == imagebuilder.CodeUnsupportedVersion {
 			e.Detail = "Unsupported version: " + version
 		}
-		s.writeError(w, r, &e)
+		s.writeErrorReply(w, r, &e, unknown)
 		return
 	}
 	body, _ := json.Marshal(map[string]string{"revision": revision}) // strings always marshal

@@ -77,6 +77,7 @@ type errorReply struct {
 	Repairs  []imagebuilder.Repair  `json:"repairs,omitempty"`
 	Stdout   *string                `json:"stdout,omitempty"`
 	Stderr   *string                `json:"stderr,omitempty"`
+	Revision *string                `json:"revision,omitempty"` // what /api/v1/revision does not know
 	*imagebuilder.Changes
 }
 
@@ -84,6 +85,11 @@ type errorReply struct {
 const retryAfter = 30
 
 func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
+	s.writeErrorReply(w, r, err, errorReply{})
+}
+
+// writeErrorReply writes err and what reply has beside it.
+func (s *Server) writeErrorReply(w http.ResponseWriter, r *http.Request, err error, reply errorReply) {
 	e := imagebuilder.AsError(err)
 	status := statusOf(e.Code)
 	if r.Context().Err() != nil {
@@ -98,7 +104,9 @@ func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
 	}
 	setUnknownPackages(w.Header(), e.Unknown)
-	writeJSON(w, status, jsonBody(errorReply{Status: status, Detail: e.Detail, Code: e.Code, Unknown: e.Unknown, Nearest: e.Nearest, Problems: e.Problems, Repairs: e.Repairs}))
+	reply.Status, reply.Detail, reply.Code = status, e.Detail, e.Code
+	reply.Unknown, reply.Nearest, reply.Problems, reply.Repairs = e.Unknown, e.Nearest, e.Problems, e.Repairs
+	writeJSON(w, status, jsonBody(reply))
 }
 
 // maxUnknownHeader bounds X-Unknown-Package, in bytes: proxies refuse large

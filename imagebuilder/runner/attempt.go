@@ -266,7 +266,7 @@ func (a *attempt) info(ctx context.Context, b *Builder) (*Info, error) {
 
 // run runs make in the attempt's view.
 func (a *attempt) run(ctx context.Context, args []string) (*step, error) {
-	s := &step{tell: a.out.Line}
+	s := &step{tell: a.out.Line, home: a.dir}
 	a.out.last = s
 	if !slices.Contains(args, "info") {
 		a.ran = s

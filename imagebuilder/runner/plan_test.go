@@ -258,17 +258,14 @@ func TestFeedsOfAPlannedBuild(t *testing.T) {
 	}
 	var got []string
 	for _, line := range w.lines {
-		if i := strings.Index(line, r.o.WorkDir); i >= 0 && strings.HasPrefix(line, "feed: ") {
-			line = line[:i] + "WORK" + line[strings.Index(line, "/feeds/"):]
-		}
 		if strings.HasPrefix(line, "feed: ") || strings.Contains(line, "-o") || strings.HasPrefix(line, "interface: ") {
 			got = append(got, line)
 		}
 	}
-	want := []string{
-		"feed: src/gz openwrt_core file://WORK/feeds/0-openwrt_core",
-		"feed: src/gz openwrt_base file://WORK/feeds/1-openwrt_base",
-		"feed: src/gz other file://WORK/feeds/2-other",
+	want := []string{ // without the folder of the build, which is left out of every line
+		"feed: src/gz openwrt_core file://feeds/0-openwrt_core",
+		"feed: src/gz openwrt_base file://feeds/1-openwrt_base",
+		"feed: src/gz other file://feeds/2-other",
 		"feed: src imagebuilder file:packages", "feed: option check_signature",
 		"0-openwrt_core/Packages.sig: signed", "0-openwrt_core/cowsay_1.0_all.ipk: a cow",
 		"1-openwrt_base/Packages.gz: packed", "2-other/Packages.gz: other",

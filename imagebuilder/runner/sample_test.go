@@ -140,6 +140,9 @@ func TestSampleBuilders(t *testing.T) {
 			if len(set.Images) == 0 || len(set.Files) < len(set.Images)+2 || set.Manifest["cowsay"] == "" || set.Manifest["libubox"] == "" || set.ID != tt.profile {
 				t.Errorf("image set %+v", set)
 			}
+			if out := set.Stdout + set.Stderr; out == "" || strings.Contains(out, r.o.WorkDir) {
+				t.Errorf("people are shown where the server builds, or nothing:\n%s", out)
+			}
 			for _, f := range tt.failures {
 				req := request(f.profile, strings.Fields(f.packages)...)
 				if f.size > 0 {
@@ -152,6 +155,8 @@ func TestSampleBuilders(t *testing.T) {
 				}
 				if e := asError(t, err); e.Code != f.code || !strings.HasPrefix(e.Detail, f.detail) {
 					t.Errorf("%s: got %s %q\nwant %s %q\n%s", f.packages, e.Code, e.Detail, f.code, f.detail, e.Stderr)
+				} else if out := e.Stdout + e.Stderr; strings.Contains(out, r.o.WorkDir) {
+					t.Errorf("%s: people are shown where the server builds:\n%s", f.packages, out)
 				}
 			}
 			// The feeds are gone: that is no unknown package.

@@ -17,6 +17,7 @@ import (
 // step is one run of make and all that was heard of it.
 type step struct {
 	tell func(line string) // may be nil
+	home string            // a folder that people need not read of in every line
 
 	mu             sync.Mutex // the streams are read side by side
 	found          findings
@@ -33,7 +34,11 @@ func (s *step) line(stdout bool, line string) {
 		s.output.WriteByte('\n')
 	}
 	s.mu.Unlock()
-	short := cutText(line, maxLogLine)
+	short := line
+	if s.home != "" {
+		short = strings.ReplaceAll(line, s.home+"/", "")
+	}
+	short = cutText(short, maxLogLine)
 	if stdout {
 		s.stdout.line(short)
 	} else {
@@ -93,7 +98,7 @@ func (r *Runner) prepare(ctx context.Context, dir string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, r.o.JobLimit, errJobLimit)
 	defer cancel()
 	run := func(args ...string) (*step, error) {
-		s := new(step)
+		s := &step{home: dir}
 		c := r.command(args, s)
 		c.Dir, c.Shown = dir, []string{dir}
 		return s, s.run(ctx, c)
