@@ -63,6 +63,7 @@ func TestSolutionIsTheManifest(t *testing.T) {
 	for _, request := range []string{
 		`{"version":"24.10.4",` + archerC7 + `,"packages":["luci","tmux","-ppp"]}`,
 		`{"version":"24.10.3","target":"x86/64","profile":"generic","packages":["luci","vim-full"]}`,
+		`{"version":"24.10.4","target":"x86/64","profile":"generic","packages":["luci-app-opkg","needs-mta"]}`,
 	} {
 		_, body := post(t, p.base+"/api/v1/solve", request)
 		var s server.Solved

@@ -190,7 +190,11 @@ func (r Request) Validate(limits Limits) *Error {
 		return bad("rootfs_size_mb: %d is not between 1 and %d.", *r.RootfsSizeMB, limits.MaxRootfsSizeMB)
 	}
 	if r.Filesystem != nil && !slices.Contains(Filesystems, *r.Filesystem) {
-		return bad("filesystem: %.100q is none of %s.", *r.Filesystem, strings.Join(Filesystems, ", "))
+		advice := ""
+		if *r.Filesystem == "initramfs" { // routers name what they run from
+			advice = " A router that says so runs a recovery image, from memory: install an image on it first, such as the release's own."
+		}
+		return bad("filesystem: %.100q is none of %s.%s", *r.Filesystem, strings.Join(Filesystems, ", "), advice)
 	}
 	if err := r.validateRepositories(); err != nil {
 		return err

@@ -219,6 +219,7 @@ func TestRefusals(t *testing.T) {
 		{"versions a list", `{` + base + `,"packages_versions":["a"]}`, 422, "packages_versions: expected"},
 		{"diff_packages a word", `{` + base + `,"diff_packages":"yes"}`, 422, "diff_packages: expected true or false."},
 		{"filesystem", `{` + base + `,"filesystem":"bogusfs"}`, 422, "filesystem:"},
+		{"a router in recovery", `{` + base + `,"filesystem":"initramfs"}`, 422, `filesystem: "initramfs" is none of squashfs, ext4, ubifs, erofs, jffs2, jffs2-nand, targz, cpiogz. A router that says so runs a recovery image`},
 		{"rootfs 0", `{` + base + `,"rootfs_size_mb":0}`, 422, "rootfs_size_mb: 0 is not between 1 and 1024."},
 		{"rootfs too big", `{` + base + `,"rootfs_size_mb":1025}`, 422, "rootfs_size_mb:"},
 		{"rootfs a fraction", `{` + base + `,"rootfs_size_mb":1.5}`, 422, "rootfs_size_mb: expected a whole number."},

@@ -19,9 +19,8 @@
 // The alias "wndr3700" belongs to two devices.
 //
 // From 24.10.3 to 24.10.4 auc was renamed to owut, and vim-full was split
-// into vim-full and vim-runtime. In SNAPSHOT opkg became apk-mbedtls and
-// luci-app-opkg became luci-app-package-manager. index.json is of version 1
-// in 24.10.3 and of version 2 after it.
+// into vim-full and vim-runtime. In SNAPSHOT opkg became apk-mbedtls.
+// index.json is of version 1 in 24.10.3 and of version 2 after it.
 //
 // Everything is signed by a key whose secret half is derived from a constant
 // in the source: a signature says that a file is the sample's, no more.

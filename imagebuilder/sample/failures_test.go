@@ -87,9 +87,9 @@ func TestNoFailures(t *testing.T) {
 		"opkg-x86": {
 			// The one that declares a conflict comes first; a package that
 			// others need stays; one that is added and removed is removed.
-			{"conflict-a conflict-b tmux -tmux -not-there -kmod-nft-core -libubox needs-mta", "conflict-a conflict-b kmod-nft-core libubox20240329 mta-big", "tmux mta-small"},
-			{"dnsmasq-full -dnsmasq needs-mta mta-small libustream-openssl -libustream-mbedtls vim-full libncurses6 libnettle",
-				"dnsmasq-full mta-small libustream-openssl20201210 libncurses6 libnettle8", "dnsmasq mta-big libustream-mbedtls20201210 vim-runtime"},
+			{"conflict-a conflict-b tmux -tmux -not-there -kmod-nft-core -libubox needs-mta", "conflict-a conflict-b kmod-nft-core libubox20240329 mta-small", "tmux mta-big"},
+			{"dnsmasq-full -dnsmasq needs-mta mta-big libustream-openssl -libustream-mbedtls vim-full libncurses6 libnettle luci-app-opkg",
+				"dnsmasq-full mta-big libustream-openssl20201210 libncurses6 libnettle8 luci-app-package-manager", "dnsmasq mta-small libustream-mbedtls20201210 vim-runtime"},
 		},
 		"apk-x86": {
 			// dnsmasq-full stands in for dnsmasq; scripts run in image only.

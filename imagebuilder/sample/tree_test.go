@@ -421,8 +421,6 @@ func TestRenamedAndSplitPackages(t *testing.T) {
 		{"vim-runtime", [3]bool{false, true, true}},
 		{"opkg", [3]bool{true, true, false}},
 		{"apk-mbedtls", [3]bool{false, false, true}},
-		{"luci-app-opkg", [3]bool{true, true, false}},
-		{"luci-app-package-manager", [3]bool{false, false, true}},
 	} {
 		for i, index := range []map[string]string{older, newer, snapshot} {
 			if _, is := index[c.name]; is != c.in[i] {

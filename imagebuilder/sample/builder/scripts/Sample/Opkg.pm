@@ -203,8 +203,9 @@ sub installed_as {
 
 # candidate chooses the package that a word means: what is installed and
 # provides it (unless the user asked for just that name and there is such a
-# package), then a package of that name, then a provider that is asked for,
-# then the first provider.
+# package), then, for a word of the user's, a package of that name. Of all that
+# provide it a package of that name counts one more, and so does one that the
+# user asked for; of equals it is the last by name and version.
 sub candidate {
     my ($self, $d, $silent) = @_;
     my $have = $self->installed_as($d);
@@ -224,9 +225,11 @@ sub candidate {
         $self->error(" * pkg_hash_fetch_best_installation_candidate: Packages for $d->{name} found, but incompatible with the architectures configured") if !$silent;
         return;
     }
-    my @named = sort { compare($b->{Version}, $a->{Version}) } grep { $_->{Package} eq $d->{name} } @good;
-    my @asked = grep { $self->{asked}{ $_->{Package} } } @good;
-    return $named[0] // $asked[0] // $good[0];
+    my @named = grep { $_->{Package} eq $d->{name} } @good;
+    @good = @named if $d->{asked} && @named;
+    my $points = sub { ($_[0]{Package} eq $d->{name}) + !!$self->{asked}{ $_[0]{Package} } };
+    @good = sort { $points->($a) <=> $points->($b) || $a->{Package} cmp $b->{Package} || compare($a->{Version}, $b->{Version}) } @good;
+    return $good[-1];
 }
 
 sub exists_for {
