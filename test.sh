@@ -90,7 +90,7 @@ fuzz() {
     return 1
 }
 
-step "fuzz targets, ${FUZZTIME:=2s} each"
+step "fuzz targets, ${FUZZTIME:=1s} each"
 for package in $(go list ./...); do
     dir=${package/#attendant/.}
     for target in $(grep -hos 'func Fuzz[A-Za-z0-9_]*' "$dir"/*_test.go | sed 's/func //'); do

@@ -475,7 +475,11 @@ func TestAsAnotherUser(t *testing.T) {
 	}
 	cmd := exec.Command(binary, "-test.run=^(TestBuild|TestFeedsAndKeysOfABuild|TestReadOnlyTreeIsNotTrusted|TestPackagesOfRoot)$", "-test.v")
 	cmd.Dir = dir
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + dir}
+	tree, _ := sampleUpstream(t)
+	if err := os.Chmod(tree, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + dir, sampleWritten + "=" + tree}
 	if os.Geteuid() == 0 {
 		if err := os.Chown(dir, nobody, nobody); err != nil {
 			t.Fatal(err)

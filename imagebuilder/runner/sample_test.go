@@ -27,6 +27,9 @@ import (
 // tests, which change nothing in it; "" until then. TestMain removes it.
 var samples string
 
+// sampleWritten names a folder that has the sample distribution already.
+const sampleWritten = "RUNNER_TEST_SAMPLE"
+
 var writeSample = sync.OnceValue(func() (err error) {
 	if samples, err = os.MkdirTemp("", "runner-test-sample-"); err != nil {
 		return err
@@ -37,12 +40,15 @@ var writeSample = sync.OnceValue(func() (err error) {
 // sampleUpstream serves the sample distribution.
 func sampleUpstream(t testing.TB) (dir string, server *httptest.Server) {
 	t.Helper()
-	if err := writeSample(); err != nil {
-		t.Fatal(err)
+	if dir = os.Getenv(sampleWritten); dir == "" {
+		if err := writeSample(); err != nil {
+			t.Fatal(err)
+		}
+		dir = samples
 	}
-	server = httptest.NewServer(http.FileServer(http.Dir(samples)))
+	server = httptest.NewServer(http.FileServer(http.Dir(dir)))
 	t.Cleanup(server.Close)
-	return samples, server
+	return dir, server
 }
 
 // unpack unpacks the ImageBuilder of a target's folder.
