@@ -335,12 +335,26 @@ func (tb *tab) look(name string) {
 }
 
 // picture writes a picture of the whole page, where somebody wants to look.
+// Beside other tabs the browser now and then never takes it: it is asked again.
 func (tb *tab) picture(name string) {
 	tb.t.Helper()
 	if tb.shots == "" {
 		return
 	}
-	picture := value(tb, chromedp.FullScreenshot(100))
+	var picture []byte
+	for range 4 {
+		ctx, stop := context.WithTimeout(tb.ctx, 15*time.Second)
+		var err error
+		picture, err = chromedp.Run(ctx, chromedp.FullScreenshot(100))
+		stop()
+		if !errors.Is(err, context.DeadlineExceeded) {
+			tb.check(err)
+			break
+		}
+	}
+	if picture == nil {
+		tb.t.Fatalf("the browser takes no picture of %s", name)
+	}
 	if err := os.WriteFile(filepath.Join(tb.shots, name+".png"), picture, 0o644); err != nil {
 		tb.t.Fatal(err)
 	}
