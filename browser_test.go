@@ -135,7 +135,7 @@ func (b *browser) tab(t testing.TB, base string, options ...step) *tab {
 	if err := chromedp.Do(opened); err != nil {
 		t.Fatalf("open a tab: %v", err)
 	}
-	ctx, stop := context.WithTimeout(opened, 4*time.Minute)
+	ctx, stop := context.WithTimeout(opened, 8*time.Minute)
 	tb.ctx = ctx
 	t.Cleanup(func() {
 		tb.mu.Lock()
@@ -276,9 +276,16 @@ func (tb *tab) again(s step) {
 	}
 }
 
+// settle waits until no part of the page is about to be put anew.
+func (tb *tab) settle() {
+	tb.t.Helper()
+	tb.until(`!document.querySelector("[aria-busy=true]")`)
+}
+
 func (tb *tab) click(selector string) {
 	tb.t.Helper()
 	tb.see(selector)
+	tb.settle()
 	tb.again(chromedp.Steps(chromedp.ScrollIntoView(chromedp.CSS(selector)), chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible)))
 }
 
@@ -292,6 +299,21 @@ func (tb *tab) choose(selector, option string) {
 func (tb *tab) typeIn(selector, text string) {
 	tb.t.Helper()
 	tb.do(chromedp.SendKeys(chromedp.CSS(selector), text, chromedp.NodeVisible))
+}
+
+// search puts a word into the search for devices, wherever the keyboard is.
+func (tb *tab) search(word string) {
+	tb.t.Helper()
+	tb.do(chromedp.Evaluate[chromedp.Void](fmt.Sprintf(`(() => { const q = document.querySelector("#q"); q.value = %s; q.dispatchEvent(new Event("input", {bubbles: true})); })()`, quoted(word))))
+	tb.settle()
+}
+
+// at checks what the keyboard is on: an identifier, or a part of an address.
+func (tb *tab) at(when, want string) {
+	tb.t.Helper()
+	if got := eval[string](tb, `document.activeElement.href || document.activeElement.id || document.activeElement.outerHTML.slice(0, 100)`); got != want && !strings.Contains(got, "="+want) {
+		tb.t.Errorf("%s the keyboard is at %q", when, got)
+	}
 }
 
 // text is what an element says.
@@ -322,6 +344,7 @@ func (tb *tab) until(condition string) {
 // right, and axe finds nothing.
 func (tb *tab) look(name string) {
 	tb.t.Helper()
+	tb.settle()
 	for i, v := range viewports {
 		tb.size(i)
 		tb.fits(name + " at " + v.name)

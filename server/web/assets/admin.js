@@ -1,6 +1,6 @@
 // The operator's page: the token is asked for once, kept by this tab alone, and
 // sent only as a header. What is shown is made by the server, as on every page.
-import { one, lost, replyPart } from "./page.js";
+import { one, lost, replyPart, put } from "./page.js";
 
 const admin = one("#admin"), form = one("#enter"), field = one("#token");
 const live = one("#live"), told = one("#told"), refusal = one("#refusal");
@@ -35,22 +35,10 @@ function ask(why = "") {
   form.hidden = false;
 }
 
-/** Puts the state in place; focus and what was opened stay. */
-function put(text) {
-  const at = document.activeElement, inside = live.contains(at);
-  const open = [...live.querySelectorAll("details[open]")].map((d) => d.id);
-  live.innerHTML = text;
-  for (const id of open) {
-    const details = document.getElementById(id);
-    if (details) details.open = true;
-  }
-  if (inside) (document.getElementById(at.id) || told).focus({ preventScroll: true });
-}
-
 /** Tells whether the operator is in the middle of something that a renewal would disturb. */
 function occupied() {
   const at = document.activeElement;
-  return acting || one(".sure:not([hidden])") || !getSelection().isCollapsed || live.contains(at) && !at.id;
+  return acting || one(".sure:not([hidden])") || !getSelection().isCollapsed || live.matches(":active") || live.contains(at) && !at.id;
 }
 
 let asking = 0, acting = false;
@@ -73,7 +61,7 @@ async function show(quiet = false) {
   if (reply.ok) {
     form.hidden = true;
     refusal.textContent = "";
-    put(text);
+    put(live, text, "#told");
     return;
   }
   if (reply.status === 401) keep("");

@@ -1,5 +1,5 @@
 // A build is followed while it goes on; a downloaded file is checked.
-import { one, fetchPart, lost } from "./page.js";
+import { one, fetchPart, lost, put } from "./page.js";
 import { sumOf } from "./sum.js";
 
 const state = one("#state");
@@ -10,8 +10,7 @@ function refreshed(text) {
   box.innerHTML = text;
   const next = one("#pending", box.content), now = one("#pending", state);
   if (next && now) { // the log stays
-    one("section", now).replaceWith(one("section", next));
-    one("h1", now).replaceWith(one("h1", next));
+    put(one("section", now), one("section", next).innerHTML);
     return true;
   }
   state.replaceChildren(box.content);

@@ -1,8 +1,9 @@
 // The selection is checked while it is made; packages are found by typing.
-import { one, fetchPart, later } from "./page.js";
+import { one, fetchPart, later, put, busy, done } from "./page.js";
 
 const form = one("#choose");
 let going, renewing = 0; // the request under way, and how many of them renew the whole editor
+let waiting = false; // a check is to come
 
 // send puts one part of the page anew for what the form says now.
 async function send(part, extra = {}) {
@@ -11,22 +12,30 @@ async function send(part, extra = {}) {
   const body = new URLSearchParams(new FormData(form));
   for (const [name, value] of Object.entries(extra)) body.set(name, value);
   const into = one(part === "editor" ? "#editor" : "#verdict");
-  into.setAttribute("aria-busy", "true");
+  busy(into);
   if (part === "editor") renewing++;
   try {
-    const text = await fetchPart(form.dataset.check, part, { method: "POST", body, signal: mine.signal });
-    const focus = document.activeElement?.id;
-    const opened = [...into.querySelectorAll("details")].map((d) => d.open);
-    into.innerHTML = text;
-    into.querySelectorAll("details").forEach((d, i) => { if (opened[i]) d.open = true; });
-    if (focus && part === "editor") document.getElementById(focus)?.focus();
+    put(into, await fetchPart(form.dataset.check, part, { method: "POST", body, signal: mine.signal }), "#verdict-h");
   } catch { /* the banner says it, or a newer selection is being checked */ }
-  if (mine === going) into.removeAttribute("aria-busy");
+  if (mine === going) ["#editor", "#verdict"].forEach((part) => done(one(part)));
+  if (waiting) busy(one("#verdict"));
   if (part === "editor") renewing--;
 }
 
 // A new editor is waited for: what is checked then is what it shows.
-const check = later(() => { if (renewing) check(); else send("verdict"); }, 350);
+const soon = later(() => {
+  if (renewing) {
+    soon();
+    return;
+  }
+  waiting = false;
+  send("verdict");
+}, 350);
+function check() {
+  waiting = true;
+  busy(one("#verdict"));
+  soon();
+}
 
 function add(names) {
   const chips = one("#chips");
@@ -42,27 +51,41 @@ function add(names) {
     chips.append(chip);
   }
   one("#more").value = "";
-  one("#found").replaceChildren();
+  noneFound();
   check();
 }
 
 let searching;
-const search = later(async () => {
-  const field = one("#more");
+function leave() {
   searching?.abort();
+  searching = undefined;
+}
+function noneFound() {
+  leave();
+  one("#found").replaceChildren();
+  done(one("#found"));
+}
+const find = later(async () => {
+  const field = one("#more");
   const word = field.value.trim().split(/[\s,]+/).pop();
   if (word.length < 2) {
-    one("#found").replaceChildren();
+    noneFound();
     return;
   }
-  searching = new AbortController();
+  leave();
+  const mine = searching = new AbortController();
   const address = new URL(field.dataset.search, location.href);
   address.searchParams.set("q", word);
   try {
-    const text = await fetchPart(address, "found", { signal: searching.signal });
-    if (field.value) one("#found").innerHTML = text;
+    put(one("#found"), await fetchPart(address, "found", { signal: mine.signal }), "#more");
   } catch { /* names can be typed all the same */ }
+  if (mine === searching) done(one("#found"));
 }, 250);
+function search() {
+  leave();
+  busy(one("#found"));
+  find();
+}
 
 form.addEventListener("input", (event) => {
   if (event.target.id === "more") search();
@@ -96,6 +119,6 @@ form.addEventListener("click", (event) => {
   const fix = event.target.closest("button[name=fix]");
   if (fix) {
     event.preventDefault();
-    send("editor", { fix: fix.value }).then(() => { const h = one("#verdict-h"); if (h) { h.tabIndex = -1; h.focus(); } });
+    send("editor", { fix: fix.value }).then(() => one("#verdict-h")?.focus());
   }
 });

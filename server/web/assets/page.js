@@ -36,6 +36,26 @@ export async function replyPart(address, part, options) {
 /** The text of one part of a page. */
 export const fetchPart = async (...args) => (await replyPart(...args)).text();
 
+/** Tells that a part is out of date, until done() or its next content. */
+export const busy = (part) => part.setAttribute("aria-busy", "true");
+export const done = (part) => part.removeAttribute("aria-busy");
+
+/**
+ * Puts a part in place. What was opened stays open; the keyboard stays on what
+ * it was on, or goes to what the selector finds where that is gone.
+ */
+export function put(part, text, instead) {
+  const at = document.activeElement, inside = at !== part && part.contains(at);
+  const were = [...part.querySelectorAll("details")];
+  part.innerHTML = text;
+  part.querySelectorAll("details").forEach((d, i) => {
+    if ((d.id ? were.find((w) => w.id === d.id) : were[i])?.open) d.open = true;
+  });
+  if (!inside) return;
+  const same = [...part.querySelectorAll(at.localName)].find((e) => at.id ? e.id === at.id : e.isEqualNode(at));
+  (same || instead && one(instead))?.focus({ preventScroll: true });
+}
+
 /** Calls f some time after the last of several calls. */
 export function later(f, milliseconds) {
   let timer;

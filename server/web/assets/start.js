@@ -1,25 +1,37 @@
 // Devices are found while their name is typed; files are opened in the browser.
-import { one, fetchPart, later } from "./page.js";
+import { one, fetchPart, later, put, busy, done } from "./page.js";
 
 const form = one("#search");
 if (form) {
   const field = one("#q"), list = one("#devices");
   let going;
-  const find = async () => {
+  const leave = () => {
     going?.abort();
-    going = new AbortController();
+    going = undefined;
+  };
+  const find = async () => {
+    leave();
+    const mine = going = new AbortController();
+    busy(list);
     const address = new URL(form.action);
     address.search = new URLSearchParams(new FormData(form));
     address.searchParams.set("q", field.value.trim());
     try {
-      list.innerHTML = await fetchPart(address, "devices", { signal: going.signal });
+      put(list, await fetchPart(address, "devices", { signal: mine.signal }), "#q");
       const shown = new URL(location.href);
-      shown.searchParams.set("q", field.value.trim());
+      if (field.value.trim()) shown.searchParams.set("q", field.value.trim());
+      else shown.searchParams.delete("q");
       shown.searchParams.delete("offset");
       history.replaceState(null, "", shown);
     } catch { /* the banner says it, or a newer word is being looked for */ }
+    if (mine === going) done(list);
   };
-  field.addEventListener("input", later(() => { if (field.value.trim()) find(); }, 250));
+  const soon = later(find, 250);
+  field.addEventListener("input", () => {
+    leave();
+    busy(list);
+    soon();
+  });
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     find();

@@ -5,6 +5,6 @@ setInterval(async () => {
   if (document.hidden) return;
   try {
     const text = await fetchPart(location.href, "live");
-    if (!one("#live").contains(document.activeElement)) one("#live").innerHTML = text;
+    if (!one("#live").contains(document.activeElement) && !one("#live").matches(":active")) one("#live").innerHTML = text;
   } catch { /* the banner says it */ }
 }, 10000);
