@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -52,18 +53,20 @@ func TestStopLetsTheBuildFinish(t *testing.T) {
 // A second signal cuts it; it is done again after the restart.
 func TestSecondSignalHurries(t *testing.T) {
 	t.Parallel()
-	data, addr, upstream := t.TempDir(), freeAddress(t), sampleUpstream(t, 10*time.Second)
+	data, addr, upstream := t.TempDir(), freeAddress(t), sampleUpstream(t, slowBuild)
 	t.Cleanup(func() { _ = removeScratch(data) })
 	p := startProcess(t, addr, data, "--upstream", upstream)
 	hash := beginBuild(t, p)
-	for range 2 {
-		if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(200 * time.Millisecond)
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
 	}
-	_ = p.cmd.Wait()
-	if code := p.cmd.ProcessState.ExitCode(); code != 0 {
+	for range 600 {
+		if strings.Contains(p.out.String(), "stopping: running builds may finish") {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if code := p.stop(t); code != 0 {
 		t.Errorf("exit code %d:\n%s", code, p.out)
 	}
 	p = startProcess(t, addr, data, "--upstream", upstream)
