@@ -36,7 +36,7 @@ func beginBuild(t *testing.T, p *attendantProcess) string {
 // An orderly stop lets the running build finish.
 func TestStopLetsTheBuildFinish(t *testing.T) {
 	t.Parallel()
-	data, addr, upstream := t.TempDir(), freeAddress(t), sampleUpstream(t, slowBuild)
+	data, addr, upstream := t.TempDir(), freeAddress(t), sampleUpstream(t, buildGrace/5)
 	t.Cleanup(func() { _ = removeScratch(data) })
 	p := startProcess(t, addr, data, "--upstream", upstream)
 	hash := beginBuild(t, p)
