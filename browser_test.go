@@ -203,7 +203,7 @@ func (tb *tab) mean(part string) { tb.harmless = append(tb.harmless, part) }
 
 func (tb *tab) do(steps ...step) {
 	tb.t.Helper()
-	tb.check(chromedp.Do(tb.ctx, steps...))
+	value(tb, chromedp.Steps(steps...))
 }
 
 // check ends the test with what the tab shows.
@@ -219,12 +219,19 @@ func (tb *tab) check(err error) {
 	tb.t.Fatalf("%v\nat %s:\n%.2000s", err, at, text)
 }
 
-// value is what an action returns.
+// value is what an action returns. It is run again while it fails for the
+// reason that the page was changed, or left, in the middle of it.
 func value[T any](tb *tab, action chromedp.Action[T]) T {
 	tb.t.Helper()
-	v, err := chromedp.Run(tb.ctx, action)
-	tb.check(err)
-	return v
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		v, err := chromedp.Run(tb.ctx, action)
+		var gone *cdproto.Error
+		if errors.As(err, &gone) && tb.ctx.Err() == nil && time.Now().Before(end) {
+			continue
+		}
+		tb.check(err)
+		return v
+	}
 }
 
 // eval is what a script says.
@@ -261,21 +268,6 @@ func quoted(s string) string {
 	return string(b)
 }
 
-// again runs a step until it no longer fails for the reason that the page was
-// changed, or left, in the middle of it.
-func (tb *tab) again(s step) {
-	tb.t.Helper()
-	for {
-		err := chromedp.Do(tb.ctx, s)
-		var gone *cdproto.Error
-		if err == nil || !errors.As(err, &gone) || tb.ctx.Err() != nil {
-			tb.check(err)
-			return
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-}
-
 // settle waits until no part of the page is about to be put anew.
 func (tb *tab) settle() {
 	tb.t.Helper()
@@ -286,7 +278,7 @@ func (tb *tab) click(selector string) {
 	tb.t.Helper()
 	tb.see(selector)
 	tb.settle()
-	tb.again(chromedp.Steps(chromedp.ScrollIntoView(chromedp.CSS(selector)), chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible)))
+	tb.do(chromedp.ScrollIntoView(chromedp.CSS(selector)), chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
 }
 
 // choose picks from a menu, as a person does.
