@@ -151,6 +151,16 @@ func (c *catalogue) Replace(ctx context.Context, r imagebuilder.Request, g image
 		return r, err
 	}
 	changes := &imagebuilder.Changes{Replacements: result.Replaced(), Choices: choicesOf(result)}
+	if len(r.Choices) > 0 {
+		t, u := c.foreseeable(ctx, r, g)
+		replaced := r
+		replaced.Packages = result.Packages
+		replaced, room := makeRoom(u, t, replaced, r.Choices, result.Choices)
+		result.Packages = replaced.Packages
+		for name, chosen := range room {
+			changes.Replacements[name] = []string{chosen}
+		}
+	}
 	if slices.Equal(result.Packages, r.Packages) {
 		if len(changes.Choices) > 0 {
 			r.Changes = changes

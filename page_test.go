@@ -177,6 +177,7 @@ func pageUpgrade(t *testing.T, b *browser, base string) {
 	said := `root@node:~# ubus call system board
 {"model": "TP-Link Archer C7 v5", "board_name": "tplink,archer-c7-v5", "release": {"version": "22.03.5", "revision": "r20134-5f15225c1e", "target": "ath79/generic"}}
 luci - git-23.051.66410-a505bb1
+libustream-wolfssl20201210 - 2022-12-07-9217ab46-2
 wpad-basic-wolfssl - 2022-01-16-cff80b4f-18.1
 auc - 0.3.1-1
 tmux - 3.3a-1
@@ -197,6 +198,15 @@ tmux - 3.3a-1
 	tb.see("#verdict .bad") // this release does not have it
 	tb.look("upgrade-choice")
 	tb.choose(`select[name="choice.wpad-basic-wolfssl"]`, "wpad-basic-mbedtls")
+	tb.see("#verdict .good")
+	// What is chosen takes the place of a default package, and gives it back.
+	tb.choose(`select[name="choice.libustream-wolfssl"]`, "libustream-openssl")
+	tb.see(`input[name=p][value=libustream-openssl]:checked`)
+	tb.until(`document.querySelector("input[name=keep][value=libustream-mbedtls]:not(:checked)")`)
+	tb.see("#verdict .good")
+	tb.look("upgrade-default-replaced")
+	tb.choose(`select[name="choice.libustream-wolfssl"]`, "libustream-mbedtls")
+	tb.until(`document.querySelector("input[name=keep][value=libustream-mbedtls]:checked") && !document.querySelector("input[value=libustream-openssl]")`)
 	tb.see("#verdict .good")
 	tb.click(".build button")
 	tb.see("#result")

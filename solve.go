@@ -73,6 +73,32 @@ func wish(r imagebuilder.Request, t *upstream.Target) feeds.Wish {
 	return w
 }
 
+// makeRoom leaves out of a request the default packages that exclude what the
+// user chose and are options for the same old package: who chooses one does not
+// want the other. It tells which option each made room for. Nothing is left out
+// that does not help; u may be nil.
+func makeRoom(u *feeds.Universe, t *upstream.Target, r imagebuilder.Request, chosen map[string]string, choices []replacements.Choice) (imagebuilder.Request, map[string]string) {
+	room := map[string]string{}
+	for _, choice := range choices {
+		if u == nil || choice.Chosen == "" || chosen[choice.Old] != choice.Chosen {
+			continue
+		}
+		w := wish(r, t)
+		byDefault, problems := named(w.Default, w.Device), len(u.Solve(w).Problems)
+		for _, o := range choice.Options {
+			if o.Name == choice.Chosen || !byDefault[o.Name] || slices.Contains(r.Packages, o.Name) || slices.Contains(r.Packages, "-"+o.Name) {
+				continue
+			}
+			without := r
+			without.Packages = append(slices.Clone(r.Packages), "-"+o.Name)
+			if n := len(u.Solve(wish(without, t)).Problems); n < problems {
+				r, problems, room[o.Name] = without, n, choice.Chosen
+			}
+		}
+	}
+	return r, room
+}
+
 // foreseeable returns a request's target and its packages where these are all
 // that an image of it can hold; else the packages are nil.
 func (c *catalogue) foreseeable(ctx context.Context, r imagebuilder.Request, g imagebuilder.Generation) (*upstream.Target, *feeds.Universe) {

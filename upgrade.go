@@ -279,7 +279,12 @@ func (c *catalogue) upgradeTo(ctx context.Context, q server.UpgradeQuestion, to 
 		request := imagebuilder.Request{
 			Distro: c.name, Version: to.version, VersionCode: revision, Target: at.Target, Profile: at.Profile,
 			Packages: selection, DiffPackages: q.DiffPackages, Filesystem: q.Filesystem, Client: q.Client,
-		}.Normalize()
+		}
+		request, room := makeRoom(index.universe, at.target, request, q.Choices, result.Choices)
+		for name, chosen := range room {
+			u.Replacements[name] = []string{chosen}
+		}
+		request = request.Normalize()
 		u.Request = &request
 		certain = c.foresee(u, index.universe, at.target)
 	}

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -112,15 +114,23 @@ func TestUpgradeCheckOfTheSample(t *testing.T) {
 // What the check hands out is a build request that builds.
 func TestUpgradeCheckLeadsToAnImage(t *testing.T) {
 	p := startConfigured(t, "")
-	_, body := post(t, p.base+"/api/v1/upgrade-check",
-		`{"version":"22.03.5","target":"ath79/generic","board_name":"tplink,archer-c7-v5","packages":["libustream-wolfssl","tmux"]}`)
-	request := regexp.MustCompile(`"request":(\{.*\})\}$`).FindStringSubmatch(body)
-	if request == nil {
-		t.Fatalf("no request in %s", body)
-	}
-	reply := await(t, p.base, request[1])
-	if reply.Status != 200 || reply.Manifest["libustream-mbedtls"] == "" || reply.Manifest["tmux"] == "" {
-		t.Errorf("got %+v", reply)
+	for want, choices := range map[string]string{
+		"libustream-mbedtls": `{}`,
+		"libustream-openssl": `{"libustream-wolfssl":"libustream-openssl"}`, // which excludes a default package
+	} {
+		_, body := post(t, p.base+"/api/v1/upgrade-check",
+			`{"version":"22.03.5","target":"ath79/generic","board_name":"tplink,archer-c7-v5","packages":["libustream-wolfssl","tmux"],"choices":`+choices+`}`)
+		request := regexp.MustCompile(`"request":(\{.*\})\}$`).FindStringSubmatch(body)
+		if request == nil {
+			t.Fatalf("no request in %s", body)
+		}
+		reply := await(t, p.base, request[1])
+		if reply.Status != 200 || reply.Manifest[want] == "" || reply.Manifest["tmux"] == "" {
+			t.Errorf("%s: got %+v", want, reply)
+		}
+		if n := len(slices.DeleteFunc(slices.Collect(maps.Keys(reply.Manifest)), func(name string) bool { return !strings.HasPrefix(name, "libustream-") })); n != 1 {
+			t.Errorf("%s: %d of its kind are in the image: %v", want, n, reply.Manifest)
+		}
 	}
 }
 
@@ -148,7 +158,7 @@ func TestBuildRequestsSayWhatTheyComeFrom(t *testing.T) {
 		{"origin", `{` + rest + `,"packages":["wpad-basic-wolfssl","uhttpd"],"from_version":"22.03.5"}`, map[string][]string{"wpad-basic-wolfssl": {"wpad-basic-mbedtls"}}},
 		{"origin that had the new one", `{` + rest + `,"packages":["libustream-wolfssl"],"from_version":"24.10.3"}`, nil},
 		{"choice", `{` + rest + `,"packages":["libustream-wolfssl"],"from_version":"22.03.5","choices":{"libustream-wolfssl":"libustream-openssl"}}`,
-			map[string][]string{"libustream-wolfssl": {"libustream-openssl"}}},
+			map[string][]string{"libustream-wolfssl": {"libustream-openssl"}, "libustream-mbedtls": {"libustream-openssl"}}},
 	}
 	for _, tt := range tests {
 		reply, err := ask(http.MethodPost, p.base+"/api/v1/build", tt.body)

@@ -467,6 +467,8 @@ func (s *Site) upgrade(ctx context.Context, r *http.Request, p *page, d *deviceP
 		}
 		if d.For == "" {
 			d.Remove = unique(append(d.Remove, remove...))
+		} else {
+			d.makeRoom(got.Choices, remove)
 		}
 		d.rebase(packages)
 	}

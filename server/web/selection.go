@@ -193,6 +193,23 @@ func (s *selection) rebase(base []string) {
 	s.Packages, s.Base, s.For = packages, base, s.Version
 }
 
+// makeRoom takes over which of the options for an old package the server leaves
+// out of the defaults. One that was left out for another, which the list had
+// so far, is back when it is chosen itself.
+func (s *selection) makeRoom(choices imagebuilder.Choices, remove []string) {
+	for _, c := range choices {
+		other := slices.ContainsFunc(c.Options, func(o imagebuilder.Option) bool { return o.Name != c.Chosen && slices.Contains(s.Base, o.Name) })
+		for _, o := range c.Options {
+			switch {
+			case o.Name == c.Chosen && other:
+				s.Remove = slices.DeleteFunc(s.Remove, func(name string) bool { return name == o.Name })
+			case o.Name != c.Chosen && slices.Contains(remove, o.Name):
+				s.Remove = unique(append(s.Remove, o.Name))
+			}
+		}
+	}
+}
+
 // whole reads a list that says everything, default packages too, as what it
 // adds to the defaults and what it leaves out.
 func whole(list, defaults []string) (packages, remove []string) {
