@@ -1,5 +1,5 @@
 // The selection is checked while it is made; packages are found by typing.
-import { one, fetchPart, later, put, busy, done } from "./page.js";
+import { one, fetchPart, later, finder, put, busy, done } from "./page.js";
 
 const form = one("#choose");
 let going, renewing = 0; // the request under way, and how many of them renew the whole editor
@@ -51,44 +51,20 @@ function add(names) {
     chips.append(chip);
   }
   one("#more").value = "";
-  noneFound();
+  search.now();
   check();
 }
 
-let searching;
-function leave() {
-  searching?.abort();
-  searching = undefined;
-}
-function noneFound() {
-  leave();
-  one("#found").replaceChildren();
-  done(one("#found"));
-}
-const find = later(async () => {
-  const field = one("#more");
-  const word = field.value.trim().split(/[\s,]+/).pop();
-  if (word.length < 2) {
-    noneFound();
-    return;
-  }
-  leave();
-  const mine = searching = new AbortController();
+const search = finder("#found", "#more", async (signal) => {
+  const field = one("#more"), word = field.value.trim().split(/[\s,]+/).pop();
+  if (word.length < 2) return "";
   const address = new URL(field.dataset.search, location.href);
   address.searchParams.set("q", word);
-  try {
-    put(one("#found"), await fetchPart(address, "found", { signal: mine.signal }), "#more");
-  } catch { /* names can be typed all the same */ }
-  if (mine === searching) done(one("#found"));
-}, 250);
-function search() {
-  leave();
-  busy(one("#found"));
-  find();
-}
+  return fetchPart(address, "found", { signal });
+});
 
 form.addEventListener("input", (event) => {
-  if (event.target.id === "more") search();
+  if (event.target.id === "more") search.soon();
   else if (event.target.name !== "version" && !("reload" in event.target.dataset)) check();
 });
 form.addEventListener("change", (event) => {

@@ -65,6 +65,31 @@ export function later(f, milliseconds) {
   };
 }
 
+/**
+ * Finds while somebody types. find(signal) has the part's content for what is
+ * typed; from the first letter on the part is out of date, and what was under
+ * way is given up.
+ */
+export function finder(part, instead, find) {
+  let going;
+  const begin = () => {
+    going?.abort();
+    going = new AbortController();
+    busy(one(part));
+    return going;
+  };
+  const now = async () => {
+    const mine = begin();
+    try {
+      const text = await find(mine.signal);
+      if (mine === going) put(one(part), text, instead);
+    } catch { /* the banner says it, or something newer is being looked for */ }
+    if (mine === going) done(one(part));
+  };
+  const soon = later(now, 250);
+  return { now, soon: () => { begin(); soon(); } };
+}
+
 async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);

@@ -1,40 +1,23 @@
 // Devices are found while their name is typed; files are opened in the browser.
-import { one, fetchPart, later, put, busy, done } from "./page.js";
+import { one, fetchPart, finder } from "./page.js";
 
 const form = one("#search");
 if (form) {
-  const field = one("#q"), list = one("#devices");
-  let going;
-  const leave = () => {
-    going?.abort();
-    going = undefined;
-  };
-  const find = async () => {
-    leave();
-    const mine = going = new AbortController();
-    busy(list);
-    const address = new URL(form.action);
+  const search = finder("#devices", "#q", async (signal) => {
+    const word = one("#q").value.trim(), address = new URL(form.action), shown = new URL(location.href);
     address.search = new URLSearchParams(new FormData(form));
-    address.searchParams.set("q", field.value.trim());
-    try {
-      put(list, await fetchPart(address, "devices", { signal: mine.signal }), "#q");
-      const shown = new URL(location.href);
-      if (field.value.trim()) shown.searchParams.set("q", field.value.trim());
-      else shown.searchParams.delete("q");
-      shown.searchParams.delete("offset");
-      history.replaceState(null, "", shown);
-    } catch { /* the banner says it, or a newer word is being looked for */ }
-    if (mine === going) done(list);
-  };
-  const soon = later(find, 250);
-  field.addEventListener("input", () => {
-    leave();
-    busy(list);
-    soon();
+    address.searchParams.set("q", word);
+    const text = await fetchPart(address, "devices", { signal });
+    if (word) shown.searchParams.set("q", word);
+    else shown.searchParams.delete("q");
+    shown.searchParams.delete("offset");
+    history.replaceState(null, "", shown);
+    return text;
   });
+  one("#q").addEventListener("input", search.soon);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    find();
+    search.now();
   });
 }
 
