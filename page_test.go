@@ -202,11 +202,11 @@ tmux - 3.3a-1
 	// What is chosen takes the place of a default package, and gives it back.
 	tb.choose(`select[name="choice.libustream-wolfssl"]`, "libustream-openssl")
 	tb.see(`input[name=p][value=libustream-openssl]:checked`)
-	tb.until(`document.querySelector("input[name=keep][value=libustream-mbedtls]:not(:checked)")`)
+	tb.until(`document.querySelector("input[name=keep][value=libustream-mbedtls]:not(:checked)") && !document.querySelector("[value=libustream-mbedtls] ~ .warn")`)
 	tb.see("#verdict .good")
 	tb.look("upgrade-default-replaced")
 	tb.choose(`select[name="choice.libustream-wolfssl"]`, "libustream-mbedtls")
-	tb.until(`document.querySelector("input[name=keep][value=libustream-mbedtls]:checked") && !document.querySelector("input[value=libustream-openssl]")`)
+	tb.until(`document.querySelector("input[name=keep][value=libustream-mbedtls]:checked ~ .warn") && !document.querySelector("input[value=libustream-openssl]")`)
 	tb.see("#verdict .good")
 	tb.click(".build button")
 	tb.see("#result")

@@ -342,7 +342,11 @@ func (s *Site) prepare(ctx context.Context, r *http.Request, p *page, o *overvie
 		if !on {
 			d.Removed++
 		}
-		d.Defaults = append(d.Defaults, chip{Name: name, On: on, Risk: risk(name), ID: "d-" + name})
+		c := chip{Name: name, On: on, ID: "d-" + name}
+		if on || !d.replaced(name) {
+			c.Risk = risk(name)
+		}
+		d.Defaults = append(d.Defaults, c)
 	}
 	for _, name := range d.Remove {
 		if !isDefault[name] {
@@ -362,6 +366,14 @@ func (s *Site) prepare(ctx context.Context, r *http.Request, p *page, o *overvie
 		d.Fixes = fixes(d.Failure.Repairs)
 	}
 	d.PackageURL = p.Link("/packages?" + url.Values{"version": {d.Version}, "target": {d.Target}}.Encode())
+}
+
+// replaced tells whether another option is chosen in place of a package.
+func (d *devicePage) replaced(name string) bool {
+	return slices.ContainsFunc(d.Choices, func(m choiceMenu) bool {
+		return m.Chosen != name && slices.Contains(d.Packages, m.Chosen) &&
+			slices.ContainsFunc(m.Options, func(o imagebuilder.Option) bool { return o.Name == name })
+	})
 }
 
 // fixes are repairs as buttons send them.
