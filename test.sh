@@ -73,13 +73,21 @@ if grep -E '^[[:space:]]*--- SKIP' "$out/tests"; then
     exit 1
 fi
 
-# fuzz runs one target. When the time is up the Go tool sometimes takes its own
-# deadline for a failure (golang/go issue 56238): without a failing input that
-# is none, and the target is run again.
+# Fuzzing that is guided by coverage is compiled for it, which takes minutes
+# where nothing is cached: only FUZZTIME=30s ./test.sh, or so, asks for that.
+guided=()
+[ -z "${FUZZTIME:-}" ] || guided=(-fuzz .)
+
+# fuzz runs one target of a package. When the time is up the fuzzer sometimes
+# takes its own deadline for a failure (golang/go issue 56238): without a failing
+# input that is none, and the target is run again.
 fuzz() {
+    local dir=${1/#attendant/.} corpus
+    corpus=$(go env GOCACHE)/fuzz/$1
     for try in 1 2 3; do
-        if go test "$1" -run '^$' -fuzz "^$2\$" -fuzztime "$FUZZTIME" -fuzzminimizetime 5x > "$out/fuzz" 2>&1; then
-            echo "$2: $(tail -n 1 "$out/fuzz")"
+        if (cd "$dir" && "$out/fuzz.test" -test.run '^$' -test.fuzz "^$2\$" -test.fuzzcachedir "$corpus" \
+            -test.fuzztime "${FUZZTIME:-1s}" -test.fuzzminimizetime 5x) > "$out/fuzz" 2>&1; then
+            echo "$2: $(grep execs "$out/fuzz" | tail -n 1)"
             return
         fi
         if grep -q 'Failing input' "$out/fuzz" || ! grep -q 'context deadline exceeded' "$out/fuzz"; then
@@ -90,11 +98,12 @@ fuzz() {
     return 1
 }
 
-step "fuzz targets, ${FUZZTIME:=1s} each"
+step "fuzz targets, ${FUZZTIME:-1s} each"
 for package in $(go list ./...); do
-    dir=${package/#attendant/.}
-    for target in $(grep -hos 'func Fuzz[A-Za-z0-9_]*' "$dir"/*_test.go | sed 's/func //'); do
-        fuzz "$dir" "$target"
+    targets=$(grep -hos 'func Fuzz[A-Za-z0-9_]*' "${package/#attendant/.}"/*_test.go | sed 's/func //') || continue
+    go test -c -vet=off "${guided[@]}" -o "$out/fuzz.test" "$package"
+    for target in $targets; do
+        fuzz "$package" "$target"
     done
 done
 
