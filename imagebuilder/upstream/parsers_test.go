@@ -306,7 +306,8 @@ func FuzzProfiles(f *testing.F) {
 			if got, err := p.Resolve(id); err != nil || got.ID != id {
 				t.Fatalf("%q resolves to %+v, %v", id, got, err)
 			}
-			if reply, ok := p.JSON(id); !ok || decode[map[string]any](t, reply)["id"] != id {
+			// Members that nobody here reads go on as they are, as numbers beyond what machines count with.
+			if reply, ok := p.JSON(id); !ok || decode[struct{ ID string }](t, reply).ID != id {
 				t.Fatalf("reply of %q: %s", id, reply)
 			}
 		}
