@@ -82,9 +82,10 @@ func Recognize(text string) Said {
 	default:
 		said.Packages = slices.AppendSeq(said.Packages, maps.Keys(said.Installed))
 	}
+	said.Packages = slices.DeleteFunc(said.Packages, func(name string) bool { return !imagebuilder.ValidPackageName(name) })
+	said.Packages = withoutLibraries(said.Packages)
 	slices.Sort(said.Packages)
 	said.Packages = slices.Compact(said.Packages)
-	said.Packages = withoutLibraries(said.Packages)
 	if len(said.Packages) > maxSaid {
 		said.Packages = said.Packages[:maxSaid]
 	}
@@ -109,7 +110,7 @@ func withoutLibraries(names []string) []string {
 			kept = append(kept, plain)
 		}
 	}
-	return slices.Compact(kept)
+	return kept
 }
 
 // Removed are those of a release's default packages that the router does not

@@ -79,6 +79,7 @@ func FuzzRecognize(f *testing.F) {
 	f.Add(opkgList)
 	f.Add("luci\ntmux\nDISTRIB_TARGET='x86/64'\nluci-1-r1\nx\toverlay")
 	f.Add(strings.Repeat("{", 100))
+	f.Add("libustream-x-1 - 1\nlibustream-x1 - 1\n" + strings.Repeat("x", 200) + "\toverlay")
 	if files, err := filepath.Glob("testdata/said-*"); err == nil {
 		for _, name := range files {
 			if raw, err := os.ReadFile(name); err == nil {
