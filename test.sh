@@ -29,8 +29,11 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 command -v go >/dev/null || { echo "Missing: Go, $(sed -n 's/^go //p' go.mod) or newer (https://go.dev/doc/install)." >&2; exit 1; }
 
-# One way of compiling for all but the race detector, which needs cgo.
-export CGO_ENABLED=0
+# Checks and tests share one way of compiling, for the race detector, which needs
+# cgo. What is installed, and the tools, are compiled plainly.
+flags=${GOFLAGS:-}
+export GOFLAGS="$flags -race" CGO_ENABLED=1
+plain() { GOFLAGS=$flags CGO_ENABLED=0 "$@"; }
 
 step "gofmt"
 unformatted=$(gofmt -l .)
@@ -40,7 +43,7 @@ step "go vet"
 go vet ./...
 
 step "staticcheck"
-go tool staticcheck ./...
+"$(plain go tool -n staticcheck)" ./...
 
 step "go mod"
 go mod verify
@@ -52,7 +55,7 @@ trap 'rm -rf "$out"' EXIT
 limit=$((25 * 1000 * 1000))
 for target in amd64: arm64: arm:6; do
     GOOS=linux GOARCH=${target%%:*} GOARM=${target##*:} \
-        go build -ldflags="-s -w" -o "$out/attendant-${target%%:*}" .
+        plain go build -ldflags="-s -w" -o "$out/attendant-${target%%:*}" .
     size=$(stat -c %s "$out/attendant-${target%%:*}")
     echo "linux/${target%%:*}: $size bytes"
     [ "$size" -lt "$limit" ] || { echo "over $limit bytes" >&2; exit 1; }
@@ -63,7 +66,7 @@ npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$out/axe" a
 export PAGE_TEST_AXE="$out/axe/node_modules/axe-core/axe.min.js"
 
 step "tests, race detector on"
-if ! CGO_ENABLED=1 go test -race -count=1 -vet=off -parallel 4 -timeout 14m -v ./... > "$out/tests" 2>&1; then
+if ! go test -count=1 -vet=off -p 3 -parallel 4 -timeout 14m -v ./... > "$out/tests" 2>&1; then
     grep -vE '^(=== |[[:space:]]*--- PASS|PASS$)' "$out/tests"
     exit 1
 fi
@@ -112,7 +115,7 @@ step "demo"
 
 step "known vulnerabilities"
 if curl -sfm 10 -o /dev/null https://vuln.go.dev/index/db.json; then
-    go tool govulncheck ./...
+    plain go tool govulncheck ./...
 else
     echo "the database cannot be reached from here: not checked"
 fi
