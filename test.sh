@@ -39,7 +39,7 @@ step "gofmt"
 unformatted=$(gofmt -l .)
 [ -z "$unformatted" ] || { echo "not formatted: $unformatted" >&2; exit 1; }
 
-# The builds go on beside the checks, which leave half of two cores idle.
+# The builds go on beside the checks.
 out=$(mktemp -d)
 limit=$((25 * 1000 * 1000))
 builds() {
@@ -113,7 +113,7 @@ fuzz() {
 step "fuzz targets, ${FUZZTIME:-1s} each"
 for package in $(go list ./...); do
     targets=$(grep -hos 'func Fuzz[A-Za-z0-9_]*' "${package/#attendant/.}"/*_test.go | sed 's/func //') || continue
-    go test -c -vet=off "${guided[@]}" -o "$out/fuzz.test" "$package"
+    go test -c -vet=off -ldflags="-s -w" "${guided[@]}" -o "$out/fuzz.test" "$package"
     for target in $targets; do
         fuzz "$package" "$target"
     done
