@@ -281,11 +281,17 @@ func (tb *tab) click(selector string) {
 	tb.do(chromedp.ScrollIntoView(chromedp.CSS(selector)), chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
 }
 
+// set gives a field a value and tells the page by an event, as the browser does.
+func (tb *tab) set(selector, value, event string) {
+	tb.t.Helper()
+	tb.do(chromedp.Evaluate[chromedp.Void](fmt.Sprintf(`(() => { const field = document.querySelector(%s); field.value = %s; field.dispatchEvent(new Event(%s, {bubbles: true})); })()`, quoted(selector), quoted(value), quoted(event))))
+}
+
 // choose picks from a menu, as a person does.
 func (tb *tab) choose(selector, option string) {
 	tb.t.Helper()
 	tb.see(selector)
-	tb.do(chromedp.Evaluate[chromedp.Void](fmt.Sprintf(`(() => { const menu = document.querySelector(%s); menu.value = %s; menu.dispatchEvent(new Event("change", {bubbles: true})); })()`, quoted(selector), quoted(option))))
+	tb.set(selector, option, "change")
 }
 
 func (tb *tab) typeIn(selector, text string) {
@@ -296,7 +302,7 @@ func (tb *tab) typeIn(selector, text string) {
 // search puts a word into the search for devices, wherever the keyboard is.
 func (tb *tab) search(word string) {
 	tb.t.Helper()
-	tb.do(chromedp.Evaluate[chromedp.Void](fmt.Sprintf(`(() => { const q = document.querySelector("#q"); q.value = %s; q.dispatchEvent(new Event("input", {bubbles: true})); })()`, quoted(word))))
+	tb.set("#q", word, "input")
 	tb.settle()
 }
 

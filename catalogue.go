@@ -155,11 +155,7 @@ func (c *catalogue) Replace(ctx context.Context, r imagebuilder.Request, g image
 		t, u := c.foreseeable(ctx, r, g)
 		replaced := r
 		replaced.Packages = result.Packages
-		replaced, room := makeRoom(u, t, replaced, r.Choices, result.Choices)
-		result.Packages = replaced.Packages
-		for name, chosen := range room {
-			changes.Replacements[name] = []string{chosen}
-		}
+		result.Packages = makeRoom(u, t, replaced, r.Choices, result.Choices, changes.Replacements).Packages
 	}
 	if slices.Equal(result.Packages, r.Packages) {
 		if len(changes.Choices) > 0 {

@@ -75,28 +75,30 @@ func wish(r imagebuilder.Request, t *upstream.Target) feeds.Wish {
 
 // makeRoom leaves out of a request the default packages that exclude what the
 // user chose and are options for the same old package: who chooses one does not
-// want the other. It tells which option each made room for. Nothing is left out
-// that does not help; u may be nil.
-func makeRoom(u *feeds.Universe, t *upstream.Target, r imagebuilder.Request, chosen map[string]string, choices []replacements.Choice) (imagebuilder.Request, map[string]string) {
-	room := map[string]string{}
+// want the other. replaced gets them, and what each made room for. Nothing is
+// left out that does not help; u may be nil.
+func makeRoom(u *feeds.Universe, t *upstream.Target, r imagebuilder.Request, chosen map[string]string, choices []replacements.Choice, replaced map[string][]string) imagebuilder.Request {
+	if u == nil {
+		return r
+	}
 	for _, choice := range choices {
-		if u == nil || choice.Chosen == "" || chosen[choice.Old] != choice.Chosen {
+		if choice.Chosen == "" || chosen[choice.Old] != choice.Chosen {
 			continue
 		}
 		w := wish(r, t)
-		byDefault, problems := named(w.Default, w.Device), len(u.Solve(w).Problems)
+		byDefault := named(w.Default, w.Device)
 		for _, o := range choice.Options {
 			if o.Name == choice.Chosen || !byDefault[o.Name] || slices.Contains(r.Packages, o.Name) || slices.Contains(r.Packages, "-"+o.Name) {
 				continue
 			}
 			without := r
 			without.Packages = append(slices.Clone(r.Packages), "-"+o.Name)
-			if n := len(u.Solve(wish(without, t)).Problems); n < problems {
-				r, problems, room[o.Name] = without, n, choice.Chosen
+			if len(u.Solve(wish(without, t)).Problems) < len(u.Solve(wish(r, t)).Problems) {
+				r, replaced[o.Name] = without, []string{choice.Chosen}
 			}
 		}
 	}
-	return r, room
+	return r
 }
 
 // foreseeable returns a request's target and its packages where these are all

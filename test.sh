@@ -98,7 +98,7 @@ fuzz() {
     corpus=$(go env GOCACHE)/fuzz/$1
     for try in 1 2 3; do
         if (cd "$dir" && "$out/fuzz.test" -test.run '^$' -test.fuzz "^$2\$" -test.fuzzcachedir "$corpus" \
-            -test.fuzztime "${FUZZTIME:-1s}" -test.fuzzminimizetime 5x) > "$out/fuzz" 2>&1; then
+            -test.fuzztime "$FUZZTIME" -test.fuzzminimizetime 5x) > "$out/fuzz" 2>&1; then
             echo "$2: $(grep execs "$out/fuzz" | tail -n 1)"
             return
         fi
@@ -110,7 +110,7 @@ fuzz() {
     return 1
 }
 
-step "fuzz targets, ${FUZZTIME:-1s} each"
+step "fuzz targets, ${FUZZTIME:=1s} each"
 for package in $(go list ./...); do
     targets=$(grep -hos 'func Fuzz[A-Za-z0-9_]*' "${package/#attendant/.}"/*_test.go | sed 's/func //') || continue
     go test -c -vet=off -ldflags="-s -w" "${guided[@]}" -o "$out/fuzz.test" "$package"

@@ -280,11 +280,7 @@ func (c *catalogue) upgradeTo(ctx context.Context, q server.UpgradeQuestion, to 
 			Distro: c.name, Version: to.version, VersionCode: revision, Target: at.Target, Profile: at.Profile,
 			Packages: selection, DiffPackages: q.DiffPackages, Filesystem: q.Filesystem, Client: q.Client,
 		}
-		request, room := makeRoom(index.universe, at.target, request, q.Choices, result.Choices)
-		for name, chosen := range room {
-			u.Replacements[name] = []string{chosen}
-		}
-		request = request.Normalize()
+		request = makeRoom(index.universe, at.target, request, q.Choices, result.Choices, u.Replacements).Normalize()
 		u.Request = &request
 		certain = c.foresee(u, index.universe, at.target)
 	}

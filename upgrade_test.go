@@ -5,12 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 
@@ -128,8 +126,10 @@ func TestUpgradeCheckLeadsToAnImage(t *testing.T) {
 		if reply.Status != 200 || reply.Manifest[want] == "" || reply.Manifest["tmux"] == "" {
 			t.Errorf("%s: got %+v", want, reply)
 		}
-		if n := len(slices.DeleteFunc(slices.Collect(maps.Keys(reply.Manifest)), func(name string) bool { return !strings.HasPrefix(name, "libustream-") })); n != 1 {
-			t.Errorf("%s: %d of its kind are in the image: %v", want, n, reply.Manifest)
+		for name := range reply.Manifest {
+			if strings.HasPrefix(name, "libustream-") && name != want {
+				t.Errorf("%s: beside it %s is in the image", want, name)
+			}
 		}
 	}
 }
